@@ -1,0 +1,100 @@
+package secrets
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/crypto/ssh"
+)
+
+// mountPKI makes a CA at pki/ with the roles web and, whose certificates have leases, leased.
+func mountPKI(t *testing.T, s *vaultServer, ttl string) {
+	t.Helper()
+	s.admin(t, "POST", "sys/mounts/pki", map[string]any{"type": "pki"})
+	s.admin(t, "POST", "pki/root/generate/internal", map[string]any{"common_name": "example.com", "ttl": "24h"})
+	for role, lease := range map[string]bool{"web": false, "leased": true} {
+		s.admin(t, "POST", "pki/roles/"+role, map[string]any{
+			"allowed_domains": "example.com", "allow_subdomains": true, "key_type": "ec", "key_bits": 256,
+			"ttl": ttl, "max_ttl": "12h", "generate_lease": lease,
+		})
+	}
+}
+
+func TestAnswerIssued(t *testing.T) {
+	s := startVault(t)
+	mountPKI(t, s, "1h")
+	before := time.Now()
+	a, err := s.Read(t.Context(), rootTok(), Request{Path: "pki/issue/web", Params: map[string]string{"common_name": "a.example.com", "ttl": "30m"}})
+	must.NoError(t, err)
+	must.EqOp(t, Issued, a.Kind)
+	must.Between(t, before.Add(29*time.Minute).Unix(), a.Ends.Unix(), time.Now().Add(31*time.Minute).Unix())
+	must.StrContains(t, a.Fields.content()["private_key"].(string), "PRIVATE KEY")
+
+	a, err = s.Read(t.Context(), rootTok(), Request{Path: "pki/issue/leased", Params: map[string]string{"common_name": "a.example.com"}})
+	must.NoError(t, err)
+	must.EqOp(t, Leased, a.Kind)
+	must.StrHasPrefix(t, "pki/issue/leased/", string(a.Lease.ID))
+	must.Between(t, 59*time.Minute, a.Lease.Duration, 61*time.Minute)
+
+	// What the server refuses in the params is the job's to mend, and not quoted back.
+	_, err = s.Read(t.Context(), rootTok(), Request{Path: "pki/issue/web", Params: map[string]string{"common_name": "a.forbidden.org"}})
+	wantKind(t, err, Invalid, "write pki/issue/web: the server answers 400", "[redacted]")
+	must.StrNotContains(t, err.Error(), "forbidden.org")
+}
+
+func TestAnswerSSH(t *testing.T) {
+	s := startVault(t)
+	s.admin(t, "POST", "sys/mounts/ssh", map[string]any{"type": "ssh"})
+	s.admin(t, "POST", "ssh/config/ca", map[string]any{"generate_signing_key": true, "key_type": "ed25519"})
+	s.admin(t, "POST", "ssh/roles/r", map[string]any{"key_type": "ca", "allow_user_certificates": true, "allowed_users": "*", "default_user": "app", "ttl": "20m"})
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	must.NoError(t, err)
+	key, err := ssh.NewPublicKey(pub)
+	must.NoError(t, err)
+	a, err := s.Read(t.Context(), rootTok(), Request{Path: "ssh/sign/r", Params: map[string]string{"public_key": string(ssh.MarshalAuthorizedKey(key))}})
+	must.NoError(t, err)
+	must.EqOp(t, Issued, a.Kind)
+	must.Between(t, time.Now().Add(18*time.Minute).Unix(), a.Ends.Unix(), time.Now().Add(22*time.Minute).Unix())
+}
+
+// What may be minted by a read is never Static: it would be polled.
+func TestAnswerKinds(t *testing.T) {
+	v1, v2 := mount{path: "kv/", typ: "kv"}, mount{path: "kv/", typ: "kv", v2: true}
+	database := mount{path: "database/", typ: "database"}
+	number := json.Number("1893456000")
+	for name, test := range map[string]struct {
+		m    mount
+		path string
+		body envelope
+		want Answer
+	}{
+		"KV v1":                      {v1, "kv/a", envelope{LeaseDuration: 2764800, Data: map[string]any{"a": "1"}}, Answer{Kind: Static}},
+		"KV v2 without fields":       {v2, "kv/data/a", envelope{Data: map[string]any{"data": nil}}, Answer{Kind: Static}},
+		"KV with an expiration":      {v1, "kv/a", envelope{Data: map[string]any{"expiration": number}}, Answer{Kind: Static}},
+		"database static role":       {database, "database/static-creds/a", envelope{Data: map[string]any{"ttl": json.Number("60")}}, Answer{Kind: Static, Changes: time.Time{}.Add(time.Minute)}},
+		"database without a lease":   {database, "database/creds/static-creds/a", envelope{Data: map[string]any{}}, Answer{Kind: Opaque}},
+		"leased":                     {database, "database/creds/a", envelope{LeaseID: "l", LeaseDuration: 60, Renewable: true, Data: map[string]any{}}, Answer{Kind: Leased, Lease: Lease{"l", time.Minute, true}}},
+		"leased, mount unknown":      {mount{}, "x/y", envelope{LeaseID: "l", LeaseDuration: 60, Data: map[string]any{}}, Answer{Kind: Leased, Lease: Lease{"l", time.Minute, false}}},
+		"mount unknown":              {mount{}, "x/y", envelope{Data: map[string]any{"expiration": number}}, Answer{Kind: Opaque}},
+		"mount told with the answer": {mount{}, "x/y", envelope{MountType: "kv", Data: map[string]any{}}, Answer{Kind: Static}},
+		"certificate":                {mount{path: "p/", typ: "pki"}, "p/issue/a", envelope{Data: map[string]any{"expiration": number}}, Answer{Kind: Issued, Ends: time.Unix(1893456000, 0)}},
+		"engine not known to us":     {mount{path: "p/", typ: "transit"}, "p/keys/a", envelope{Data: map[string]any{"ttl": number}}, Answer{Kind: Opaque}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := answerOf(test.m, errand{path: test.path}, reply{status: 200, body: test.body})
+			must.NoError(t, err)
+			got.Fields = Fields{}
+			must.Eq(t, test.want, got)
+		})
+	}
+
+	_, err := answerOf(v1, errand{doing: "read kv/a"}, reply{status: 200, body: envelope{WrapInfo: json.RawMessage(`{"token":"hvs.x"}`)}})
+	wantKind(t, err, Invalid, "wrapped")
+	must.StrNotContains(t, err.Error(), "hvs.x")
+	_, err = answerOf(database, errand{doing: "read x/y"}, reply{status: 204})
+	wantKind(t, err, NotFound, "empty")
+}

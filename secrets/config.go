@@ -1,0 +1,68 @@
+package secrets
+
+// TaskConfig is the part of a job's `config` block that is this project's, as the plugin boundary
+// hands it over (msgpack, decoded by the codec tags). Nothing in it is checked yet: Compile does.
+// Its blocks are pointers because the codec decodes every value of a map into the same memory: the
+// maps and pointers within plain structs would be shared, and one secret's env be another's.
+type TaskConfig struct {
+	Secrets      map[string]*SecretConfig `codec:"secret"`
+	Files        map[string]*FileConfig   `codec:"file"`
+	Role         string                   `codec:"role"`
+	Namespace    string                   `codec:"namespace"`
+	IdentityFile string                   `codec:"identity_file"`
+	ExposeToken  bool                     `codec:"expose_token"`
+	FromPolicies string                   `codec:"from_policies"`
+	StopSignal   string                   `codec:"stop_signal"`
+	StopTimeout  string                   `codec:"stop_timeout"`
+
+	ChangeMode string `codec:"change_mode"`
+	Splay      string `codec:"splay"`
+	Stagger    string `codec:"stagger"`
+}
+
+// SecretConfig is one `secret "NAME" {}` block.
+type SecretConfig struct {
+	Provider     string                 `codec:"provider"`
+	Path         string                 `codec:"path"`
+	Version      int                    `codec:"version"`
+	Params       []map[string]string    `codec:"params"`
+	Env          []map[string]string    `codec:"env"`
+	EnvPrefix    *string                `codec:"env_prefix"`
+	Files        map[string]*FileConfig `codec:"file"`
+	AllFiles     bool                   `codec:"files"`
+	LiveDir      string                 `codec:"live_dir"`
+	LiveListing  bool                   `codec:"live_listing"`
+	LiveStale    string                 `codec:"live_stale"`
+	ChangeMode   string                 `codec:"change_mode"`
+	ChangeSignal string                 `codec:"change_signal"`
+	ChangeScript *ScriptConfig          `codec:"change_script"`
+	Splay        string                 `codec:"splay"`
+	Stagger      string                 `codec:"stagger"`
+	Required     *bool                  `codec:"required"`
+	// Discovered is set on what Expand adds; no job can.
+	Discovered bool `codec:"-" json:",omitempty"`
+}
+
+// FileConfig is one `file "PATH" {}` block, of a secret or of the task.
+type FileConfig struct {
+	Field    string `codec:"field"`
+	Template string `codec:"template"`
+	Perms    string `codec:"perms"`
+	UID      *int   `codec:"uid"`
+	GID      *int   `codec:"gid"`
+	Decode   string `codec:"decode"`
+}
+
+// ScriptConfig is a `change_script {}` block.
+type ScriptConfig struct {
+	Command string   `codec:"command"`
+	Args    []string `codec:"args"`
+	Timeout string   `codec:"timeout"`
+}
+
+// Declared reports whether the job asks for anything of ours. A task for which it is false passes
+// through to the wrapped driver untouched. The operator's from_policies is the driver's to put into a
+// job that says nothing of it and has an identity to be asked with.
+func (c TaskConfig) Declared() bool {
+	return len(c.Secrets) > 0 || len(c.Files) > 0 || c.FromPolicies != "" && c.FromPolicies != "off"
+}

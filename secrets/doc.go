@@ -1,0 +1,33 @@
+// Package secrets knows what a task asks for, how it is fetched and how the task gets it. It knows
+// nothing of time passing: when to fetch anew is the lifecycle package's.
+//
+// One task's secrets go through it so:
+//
+//	TaskConfig ── Compile ──▶ Spec ── Provider.Read, once a secret ──▶ Answers ── Render ──▶ Set ── Publisher ──▶ files
+//	                                                                                        └── Env ──▶ the driver
+//
+// Compile checks the job's words before any request: it refuses bad names (S4), file paths that leave the
+// secrets directory (S5), the server's own ends as paths (DESIGN 5), and templates that do not parse. All
+// problems come in one error, of kind Invalid.
+//
+// Before Compile, Expand may add to a task's words what its token's policies grant (from_policies, DESIGN 5): a
+// Discovery, which the server's own account of the policies is the ground of. No write is made for it, and
+// nothing is read that would make a credential.
+//
+// A Provider is a server. Vault is the one there is; its errors are of the kinds in errors.go, which say
+// what helps: waiting, asking anew, or a person.
+//
+// Render makes variables and files of the answers. It is a pure function, and repeatable: the same answers
+// give a Set that is Equal, so that an unchanged secret changes nothing (C7). Values are bytes (S7).
+// Templates are hermetic and bounded in time, output and memory: a job's author cannot read the plugin's
+// environment with one, nor stop the plugin, which serves all tasks of the node (see templateRun).
+//
+// A Publisher writes a Set's files as one set (S6) into a directory that the task may write to, and so
+// trusts nothing in there (S5).
+//
+// What holds throughout:
+//   - L4: secrets travel in Value and Fields, which print as [redacted]. Their content leaves by
+//     Value.Bytes, Value.Text and Fields.RevealJSON only.
+//   - No error quotes a secret. Names of fields are no secrets and help to find a mistyped one.
+//   - Only vault.go imports the Vault API.
+package secrets

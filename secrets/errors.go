@@ -1,0 +1,62 @@
+package secrets
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrorKind sorts what can go wrong by what helps: waiting, asking anew, or a person.
+type ErrorKind int
+
+const (
+	// Outage: no connection, 5xx, sealed, 412, 429, a lagging standby. Waiting helps.
+	Outage ErrorKind = iota + 1
+	// Refused: 403. Somebody must change a policy or a role.
+	Refused
+	// NotFound: 404. Nothing is at the path, or the field is not in the secret.
+	NotFound
+	// Gone: the lease or the token named is not known to the server any more. Asking anew helps.
+	Gone
+	// Invalid: 400, and input refused before any request. Somebody must change the job.
+	Invalid
+)
+
+func (k ErrorKind) String() string {
+	switch k {
+	case Outage:
+		return "outage"
+	case Refused:
+		return "refused"
+	case NotFound:
+		return "not found"
+	case Gone:
+		return "gone"
+	case Invalid:
+		return "invalid"
+	}
+	return fmt.Sprintf("ErrorKind(%d)", int(k))
+}
+
+// Error is an error of a kind. Its text says what was being done to what, what the server
+// answered and what would mend it; it never quotes a secret.
+type Error struct {
+	Kind ErrorKind
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an Error of kind k; it takes %w as fmt.Errorf does.
+func Errorf(k ErrorKind, format string, args ...any) error {
+	return &Error{Kind: k, Err: fmt.Errorf(format, args...)}
+}
+
+// KindOf is the kind of the outermost Error in err's chain; 0 if there is none.
+func KindOf(err error) ErrorKind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return 0
+}

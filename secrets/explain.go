@@ -1,0 +1,176 @@
+package secrets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// errand is what a request is for, in so far as an error about it must say so.
+type errand struct {
+	doing     string // "read database/creds/app"
+	token     Value
+	namespace string
+	path      string   // the API's, which is what a policy must name
+	needs     string   // the capabilities, as a policy writes them; empty: no policy would help
+	mount     mount    // zero: unknown, or not about a secret
+	hide      []string // what was sent beside the token, and must not be quoted back either
+	hint      string   // what is likely wrong when the request is refused as it is (400, 403, 404)
+}
+
+// kindOf is the kind of an answer's status.
+func kindOf(status int) ErrorKind {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return Refused
+	case http.StatusNotFound:
+		return NotFound
+	case http.StatusRequestTimeout,
+		http.StatusPreconditionFailed, // a standby that has not caught up
+		http.StatusTooManyRequests,    // a quota; for a health check, a standby
+		472, 473:                      // recovery mode replication secondary, performance standby
+		return Outage
+	}
+	if status >= 400 && status < 500 {
+		return Invalid
+	}
+	return Outage // 5xx, sealed (503) among them; a redirect that leads nowhere; 1xx
+}
+
+// noAnswer is the error of a request that the server did not answer.
+func (e errand) noAnswer(ctx context.Context, err error) error {
+	// The HTTP client's error repeats the URL; what was being done is said already.
+	var of *url.Error
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+		err = fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return Errorf(Outage, "%s: no answer: %w", e.where(), err)
+}
+
+// refusal is the error of an answer that is not a success.
+func (e errand) refusal(r reply) error {
+	kind := kindOf(r.status)
+	said := e.quote(r)
+	switch kind {
+	case Refused:
+		switch {
+		case strings.Contains(said, "invalid token"), strings.Contains(said, "bad token"):
+			return Errorf(kind, "%s: permission denied: the server does not know the token (expired, or revoked)", e.where())
+		case said == "permission denied" || said == "":
+			said = "permission denied"
+		case !strings.Contains(said, "permission denied"):
+			said = "permission denied: " + said
+		}
+		return Errorf(kind, "%s: %s%s", e.where(), said, e.mend(e.policy()))
+	case NotFound:
+		return Errorf(kind, "%s: %s%s", e.where(), e.missing(r, said), e.mend(e.hint))
+	case Outage:
+		if r.status == http.StatusServiceUnavailable && said == "" {
+			said = "sealed, or in maintenance"
+		}
+		return Errorf(kind, "%s: the server answers %s", e.where(), status(r.status, said))
+	default:
+		if strings.HasPrefix(said, "Upgrading from non-versioned to versioned data") {
+			kind = Outage // a KV engine on its way from version 1 to 2 says 400, for a few seconds
+		}
+		return Errorf(kind, "%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(e.hint))
+	}
+}
+
+func status(code int, said string) string {
+	if said == "" {
+		said = strings.ToLower(http.StatusText(code))
+	}
+	return strings.TrimSuffix(strconv.Itoa(code)+" "+said, " ")
+}
+
+func (e errand) where() string {
+	if e.namespace != "" {
+		return e.doing + " in namespace " + e.namespace
+	}
+	return e.doing
+}
+
+func (e errand) mend(how string) string {
+	if how == "" {
+		return ""
+	}
+	return "; " + how
+}
+
+// policy is the stanza that would allow the request, ready to paste (S1).
+func (e errand) policy() string {
+	if e.needs == "" {
+		return e.hint
+	}
+	text := "a policy of the task's token needs: " + e.stanza(e.path)
+	// Without any right on a mount its type is unknown: on KV version 2 the path is another.
+	if first, rest, ok := strings.Cut(e.path, "/"); ok && !e.mount.known() && e.needs == `"read"` && !strings.HasPrefix(rest, "data/") {
+		text += " (if " + first + "/ is a KV version 2: " + e.stanza(first+"/data/"+rest) + ")"
+	}
+	return text
+}
+
+func (e errand) stanza(path string) string {
+	return fmt.Sprintf("path %q { capabilities = [%s] }", path, e.needs)
+}
+
+// missing says what a 404 is about.
+func (e errand) missing(r reply, said string) string {
+	if metadata, ok := r.body.Data["metadata"].(map[string]any); ok && e.mount.v2 {
+		version := fmt.Sprint(metadata["version"])
+		if metadata["destroyed"] == true {
+			return "version " + version + " is destroyed"
+		}
+		if at, _ := metadata["deletion_time"].(string); at != "" {
+			return "version " + version + " was deleted at " + at
+		}
+	}
+	switch {
+	case strings.HasPrefix(said, "no handler for route"):
+		return "no secrets engine is mounted there"
+	case said != "":
+		return "not found: " + said
+	case e.mount.v2:
+		return fmt.Sprintf("nothing is there (asked %s: %s is a KV version 2)", e.path, e.mount.path)
+	}
+	return "nothing is there"
+}
+
+// maxQuote bounds what of the server's words goes into an error. Task events are short.
+const maxQuote = 300
+
+// quote is what the server says, on one line, without what was sent to it.
+func (e errand) quote(r reply) string {
+	said := strings.Join(r.body.Errors, "; ")
+	if said == "" {
+		said = r.raw
+	}
+	for _, secret := range append(e.hide[:len(e.hide):len(e.hide)], e.token.Text()) {
+		// Shorter ones are no secrets, and would blot out half of any sentence.
+		if len(secret) < 4 {
+			continue
+		}
+		said = strings.ReplaceAll(said, secret, redacted)
+		if quoted := strconv.Quote(secret); quoted != `"`+secret+`"` {
+			said = strings.ReplaceAll(said, quoted[1:len(quoted)-1], redacted)
+		}
+	}
+	// The server lists: "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n".
+	if head, list, ok := strings.Cut(said, " occurred:"); ok && (strings.HasSuffix(head, " error") || strings.HasSuffix(head, " errors")) {
+		said = strings.TrimPrefix(strings.TrimSpace(list), "* ")
+		said = strings.ReplaceAll(said, "\n\t* ", "; ")
+	}
+	said = strings.ToValidUTF8(strings.Join(strings.Fields(said), " "), "?")
+	if len(said) > maxQuote {
+		said = strings.ToValidUTF8(said[:maxQuote], "") + "…"
+	}
+	return said
+}

@@ -1,0 +1,73 @@
+package secrets
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/shoenig/test/must"
+)
+
+// A server's words go into errors, what was sent to it does not (L4).
+func TestQuoteNeverQuotesWhatWasSent(t *testing.T) {
+	e := errand{
+		doing: "write x/y",
+		token: TextValue("hvs.CAESIsecret"),
+		hide:  []string{"line one\nline \"two\"", "otp4", "no"},
+	}
+	said := func(errs ...string) string { return e.quote(reply{status: 400, body: envelope{Errors: errs}}) }
+
+	for _, text := range []string{
+		"bad token hvs.CAESIsecret given", "otp4 is wrong",
+		"bad key line one\nline \"two\" given", `bad key "line one\nline \"two\"" given`,
+	} {
+		got := said(text)
+		must.StrContains(t, got, redacted)
+		for _, secret := range []string{"CAESI", "otp4", "two"} {
+			must.StrNotContains(t, got, secret)
+		}
+	}
+	must.EqOp(t, "not enough", said("not enough"))
+	must.EqOp(t, "permission denied; invalid token", said("2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"))
+	must.EqOp(t, "a; b c", said("a", "b\n\tc"))
+
+	long := said(strings.Repeat("é ", 400))
+	must.LessEq(t, maxQuote+len("…"), len(long))
+	must.True(t, utf8.ValidString(long))
+	must.EqOp(t, "<html> no", e.quote(reply{status: 502, raw: "<html>\n no"}))
+}
+
+func TestRefusals(t *testing.T) {
+	e := errand{doing: "read database/creds/app", path: "database/creds/app", needs: `"read"`, mount: mount{path: "database/", typ: "database"}}
+	in := e
+	in.namespace = "team"
+	for _, test := range []struct {
+		e      errand
+		status int
+		said   string
+		kind   ErrorKind
+		want   string
+	}{
+		{e, 403, "1 error occurred:\n\t* permission denied\n\n", Refused,
+			`read database/creds/app: permission denied; a policy of the task's token needs: path "database/creds/app" { capabilities = ["read"] }`},
+		{in, 403, "", Refused,
+			`read database/creds/app in namespace team: permission denied; a policy of the task's token needs: path "database/creds/app" { capabilities = ["read"] }`},
+		{e, 403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n", Refused,
+			"read database/creds/app: permission denied: the server does not know the token (expired, or revoked)"},
+		{e, 400, "unknown role: app", Invalid, "read database/creds/app: the server answers 400 unknown role: app"},
+		{e, 404, "", NotFound, "read database/creds/app: nothing is there"},
+		{e, 405, "unsupported operation", Invalid, "read database/creds/app: the server answers 405 unsupported operation"},
+		{e, 503, "Vault is sealed", Outage, "read database/creds/app: the server answers 503 Vault is sealed"},
+		{e, 429, "", Outage, "read database/creds/app: the server answers 429 too many requests"},
+		{e, 473, "", Outage, "read database/creds/app: the server answers 473"},
+		{e, 307, "", Outage, "read database/creds/app: the server answers 307 temporary redirect"},
+	} {
+		r := reply{status: test.status}
+		if test.said != "" {
+			r.body.Errors = []string{test.said}
+		}
+		err := test.e.refusal(r)
+		must.EqOp(t, test.want, err.Error())
+		must.EqOp(t, test.kind, KindOf(err))
+	}
+}

@@ -1,0 +1,253 @@
+package secrets
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// maxEnv is the longest "NAME=value" that Linux passes to a program (MAX_ARG_STRLEN, with its NUL).
+const maxEnv = 128<<10 - 1
+
+// Render makes a task's set of its spec and one moment's answers, keyed by the secrets' names. The
+// same answers give the same set.
+//
+// A secret that is not required may be without an answer: it then sets no variable and makes no file
+// of its own, and a template of the config level sees an empty map in its place, so that
+// {{ if .db }}…{{ end }} tells whether it is there.
+//
+// A field that is null is an error where the job names it. Where the job asks for every field
+// (env_prefix, files) it is left out, because servers answer null for what does not apply
+// (aws/creds: security_token).
+//
+// All problems are reported at once, one line each, and none quotes a value. The error is of kind
+// NotFound if only fields are missing, and Invalid otherwise.
+func Render(spec *Spec, answers map[string]Answer) (*Set, error) {
+	r := &renderer{set: &Set{Env: map[string]Value{}}, files: newPathSet(), setBy: map[string]string{}}
+	// Named files come first: one that files = true makes must not take the place of one that the job names.
+	for _, s := range spec.Secrets {
+		if a, ok := r.answer(s, answers); ok {
+			r.named(s, a.Fields)
+		}
+	}
+	for _, f := range spec.Files {
+		r.file(fmt.Sprintf("file %q", f.Path), f, func() (Value, error) { return renderOverAll(spec, f, answers) })
+	}
+	for _, s := range spec.Secrets {
+		if a, ok := answers[s.Name]; ok {
+			r.every(s, a.Fields)
+		}
+	}
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(r.set.Files, func(a, b RenderedFile) int { return strings.Compare(a.Path, b.Path) })
+	return r.set, nil
+}
+
+type renderer struct {
+	set      *Set
+	files    *pathSet
+	setBy    map[string]string // variable → what sets it
+	problems []error
+}
+
+func (r *renderer) bad(place string, err error) {
+	r.problems = append(r.problems, fmt.Errorf("%s: %w", place, err))
+}
+
+func (r *renderer) err() error {
+	if len(r.problems) == 0 {
+		return nil
+	}
+	kind := NotFound
+	for _, p := range r.problems {
+		if KindOf(p) != NotFound {
+			kind = Invalid
+		}
+	}
+	return &Error{Kind: kind, Err: errors.Join(r.problems...)}
+}
+
+func (r *renderer) answer(s Secret, answers map[string]Answer) (Answer, bool) {
+	a, ok := answers[s.Name]
+	if !ok && s.Required {
+		r.bad(placeOf(s), Errorf(Invalid, "there is no answer for it, and it is required"))
+	}
+	return a, ok
+}
+
+func placeOf(s Secret) string { return fmt.Sprintf("secret %q", s.Name) }
+
+// named delivers the fields that the job names.
+func (r *renderer) named(s Secret, fields Fields) {
+	place := placeOf(s)
+	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+		v, err := fieldOf(fields, s.Env[name])
+		if err != nil {
+			r.bad(place, fmt.Errorf("env %s: %w", name, err))
+			continue
+		}
+		r.env(place, name, s.Env[name], v)
+	}
+	for _, f := range s.Files {
+		r.file(fmt.Sprintf("%s: file %q", place, f.Path), f, func() (Value, error) {
+			if f.Template != "" {
+				return withNames(fields.Names())(runTemplate(f.Template, fields.Map()))
+			}
+			v, err := fieldOf(fields, f.Field)
+			if err != nil || !f.Base64 {
+				return v, err
+			}
+			if v, err = decodeBase64(v); err != nil {
+				return v, fmt.Errorf("field %q: %w", f.Field, err)
+			}
+			return v, nil
+		})
+	}
+}
+
+// every delivers all fields, where the job asks for that.
+func (r *renderer) every(s Secret, fields Fields) {
+	if s.EnvPrefix == nil && !s.AllFiles {
+		return
+	}
+	place := placeOf(s)
+	for _, name := range fields.Names() {
+		v, err := fieldText(fields.content()[name])
+		if errors.Is(err, errNull) {
+			continue
+		}
+		if err != nil {
+			r.bad(place, fmt.Errorf("field %q %w", name, err))
+			continue
+		}
+		if s.EnvPrefix != nil {
+			r.env(place, *s.EnvPrefix+fieldEnvName(name), name, v)
+		}
+		if s.AllFiles {
+			r.allFile(place, s.Name, name, v)
+		}
+	}
+}
+
+func (r *renderer) allFile(place, dir, field string, v Value) {
+	if field == "" || field == "." || field == ".." || strings.ContainsAny(field, "/\x00") || len(field) > 255 {
+		r.bad(place, fmt.Errorf("files: the field %q cannot be a file's name; deliver the fields by file blocks", field))
+		return
+	}
+	f := File{Path: dir + "/" + field, Perms: DefaultPerms}
+	r.file(fmt.Sprintf("%s: files: field %q", place, field), f, func() (Value, error) { return v, nil })
+}
+
+// env sets a variable (S4, S7).
+func (r *renderer) env(place, name, field string, v Value) {
+	what := fmt.Sprintf("%s (field %q)", place, field)
+	if err := checkEnvName(name); err != nil {
+		r.bad(place, fmt.Errorf("field %q gives the variable %q: %w", field, name, err))
+		return
+	}
+	if other, ok := r.setBy[name]; ok {
+		if other != what { // env and env_prefix may agree
+			r.bad(place, fmt.Errorf("field %q gives the variable %s, which %s sets too; give one of them another name", field, name, other))
+		}
+		return
+	}
+	if bytes.IndexByte(v.Bytes(), 0) >= 0 {
+		r.bad(place, fmt.Errorf("env %s: the field %q contains a NUL, which no variable can hold; deliver it as a file", name, field))
+		return
+	}
+	if len(name)+1+v.Len() > maxEnv {
+		r.bad(place, fmt.Errorf("env %s: the field %q is %d bytes long, and Linux takes no variable above 128 KiB; deliver it as a file", name, field, v.Len()))
+		return
+	}
+	r.setBy[name] = what
+	r.set.Env[name] = v
+}
+
+func (r *renderer) file(place string, f File, content func() (Value, error)) {
+	if err := r.files.addFile(f.Path, place); err != nil {
+		r.bad(place, err)
+		return
+	}
+	v, err := content()
+	if err != nil {
+		r.bad(place, err)
+		return
+	}
+	r.set.Files = append(r.set.Files, RenderedFile{Path: f.Path, Data: v, Perms: f.Perms, UID: f.UID, GID: f.GID})
+}
+
+// renderOverAll renders a file of the config level, in which secrets go by name.
+func renderOverAll(spec *Spec, f File, answers map[string]Answer) (Value, error) {
+	data := map[string]any{}
+	var names []string
+	for _, s := range spec.Secrets {
+		fields := answers[s.Name].Fields
+		data[s.Name] = fields.Map()
+		for _, name := range fields.Names() {
+			names = append(names, s.Name+"."+name)
+		}
+	}
+	return withNames(names)(runTemplate(f.Template, data))
+}
+
+// withNames adds to a template's error about a missing field which ones there are.
+func withNames(names []string) func(Value, error) (Value, error) {
+	return func(v Value, err error) (Value, error) {
+		if KindOf(err) != NotFound || len(names) == 0 {
+			return v, err
+		}
+		return v, fmt.Errorf("%w; there are: %s", err, strings.Join(names, ", "))
+	}
+}
+
+func fieldOf(fields Fields, path string) (Value, error) {
+	found, ok := fields.Lookup(path)
+	if !ok {
+		return Value{}, fields.noField(path)
+	}
+	v, err := fieldText(found)
+	if err != nil {
+		return Value{}, Errorf(Invalid, "field %q %w", path, err)
+	}
+	return v, nil
+}
+
+// fieldEnvName is a field's name as the end of a variable's: upper case, other characters to _.
+func fieldEnvName(field string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case c >= 'a' && c <= 'z':
+			return c - 'a' + 'A'
+		case c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+			return c
+		}
+		return '_'
+	}, field)
+}
+
+// decodeBase64 takes the standard and the URL alphabet, with padding or without, and ignores line
+// ends and spaces: all of these are what tools print.
+func decodeBase64(v Value) (Value, error) {
+	text := strings.Map(func(c rune) rune {
+		switch c {
+		case ' ', '\t', '\r', '\n', '=':
+			return -1
+		case '-':
+			return '+'
+		case '_':
+			return '/'
+		}
+		return c
+	}, v.Text())
+	b, err := base64.RawStdEncoding.DecodeString(text)
+	if err != nil {
+		return Value{}, errors.New("is not base64; take decode out, or store the field in base64")
+	}
+	return NewValue(b), nil
+}

@@ -1,0 +1,146 @@
+package secrets
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Defaults of a job's options (DESIGN 3).
+const (
+	DefaultSplay         = 5 * time.Second
+	DefaultStagger       = 10 * time.Second
+	DefaultStopTimeout   = 5 * time.Second
+	DefaultScriptTimeout = 5 * time.Second
+	DefaultPerms         = fs.FileMode(0o400)
+)
+
+// Spec is what a task asks for, checked: Compile makes it, and what it holds needs no further
+// checks but those that need the secrets themselves.
+type Spec struct {
+	Secrets      []Secret // by name
+	Files        []File   // templates over several secrets, by path
+	Role         string
+	Namespace    string
+	IdentityFile string
+	ExposeToken  bool
+	StopSignal   string
+	StopTimeout  time.Duration
+}
+
+// Secret is one secret that a task asks for.
+type Secret struct {
+	Name      string
+	Request   Request
+	Env       map[string]string // variable → field path
+	EnvPrefix *string           // not nil: every field, so prefixed
+	Files     []File            // by path
+	AllFiles  bool
+	Change    Change
+	Required  bool
+	Granted   bool // not declared: the task's policies grant it (Expand)
+}
+
+// File is one file to be written below the task's secrets directory.
+type File struct {
+	Path     string // clean, relative, below the secrets directory
+	Field    string // a field path; or
+	Template string
+	Perms    fs.FileMode
+	UID, GID *int // nil: the user that the task's process runs as
+	Base64   bool // the field is decoded from base64
+}
+
+// Mode is what is done to a task when a secret of its changes.
+type Mode int
+
+// Modes in the order of their strength: of several changes at once, the strongest is done (C7).
+const (
+	Noop Mode = iota
+	SendSignal
+	RunScript
+	Restart
+)
+
+// String is the mode's word in a job.
+func (m Mode) String() string {
+	switch m {
+	case Noop:
+		return "noop"
+	case SendSignal:
+		return "signal"
+	case RunScript:
+		return "script"
+	case Restart:
+		return "restart"
+	}
+	return fmt.Sprintf("Mode(%d)", int(m))
+}
+
+// Change is what to do, and how long to wait, when a secret changes.
+type Change struct {
+	Mode    Mode
+	Signal  string
+	Script  Script
+	Splay   time.Duration
+	Stagger time.Duration
+}
+
+// Script is run in the task, with the task's new files and env.
+type Script struct {
+	Command string
+	Args    []string
+	Timeout time.Duration
+}
+
+// Set is what a task gets: everything of its Spec, rendered from one moment's answers.
+type Set struct {
+	Env   map[string]Value
+	Files []RenderedFile // by path
+}
+
+// Equal reports whether a task that has s needs nothing done to have o (C7).
+func (s *Set) Equal(o *Set) bool { return s.SameEnv(o) && s.SameFiles(o) }
+
+// SameEnv reports whether both have the same variables. A nil Set is an empty one.
+func (s *Set) SameEnv(o *Set) bool {
+	return maps.EqualFunc(s.env(), o.env(), Value.Equal)
+}
+
+// SameFiles reports whether both have the same files: content, permissions and owners.
+func (s *Set) SameFiles(o *Set) bool {
+	return slices.EqualFunc(s.files(), o.files(), func(a, b RenderedFile) bool {
+		return a.Path == b.Path && a.Perms == b.Perms && sameID(a.UID, b.UID) && sameID(a.GID, b.GID) && a.Data.Equal(b.Data)
+	})
+}
+
+func (s *Set) env() map[string]Value {
+	if s == nil {
+		return nil
+	}
+	return s.Env
+}
+
+func (s *Set) files() []RenderedFile {
+	if s == nil {
+		return nil
+	}
+	return s.Files
+}
+
+func sameID(a, b *int) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// RenderedFile is one file's content and owner.
+type RenderedFile struct {
+	Path     string
+	Data     Value
+	Perms    fs.FileMode
+	UID, GID *int
+}

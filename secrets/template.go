@@ -1,0 +1,287 @@
+package secrets
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"text/template"
+	"text/template/parse"
+	"time"
+)
+
+// Limits of one template (DESIGN 3).
+const (
+	maxTemplateOutput = 1 << 20
+	maxTemplateTime   = time.Second
+)
+
+// maxTemplateCalls is how deep templates may call templates: text/template alone would go on until
+// the process's memory ends.
+const maxTemplateCalls = 200
+
+// Names of the functions that rewrite puts into a template. Calling them does no harm.
+const (
+	fnTick  = "_tick"
+	fnEnter = "_enter"
+	fnLeave = "_leave"
+	fnEmit  = "_emit"
+)
+
+// templateRun is one execution of one template. A job's author must not be able to stop or exhaust
+// the plugin, which serves all tasks of a node, and text/template cannot be interrupted: so the parse
+// tree is rewritten to call back at every place where time can pass (see rewrite), every function's
+// arguments and results are weighed (see functions), and the output is counted. With that no goroutine
+// is needed: execution ends by itself.
+type templateRun struct {
+	deadline time.Time
+	room     int // bytes of output left
+	budget   int // bytes that functions may still make
+	calls    int // templates that are within one another now
+}
+
+// Reasons for which a run ends itself.
+var (
+	errTemplateTime   = fmt.Errorf("it runs for longer than %s", maxTemplateTime)
+	errTemplateOutput = fmt.Errorf("its output is longer than %d MiB", maxTemplateOutput>>20)
+	errTemplateWeight = errors.New("a value in it grows too large")
+	errTemplateCalls  = fmt.Errorf("its templates call one another more than %d deep", maxTemplateCalls)
+	errTemplateNull   = errors.New("the value is null")
+	errTemplateKey    = errors.New("nothing by that name is there")
+)
+
+func newTemplateRun(deadline time.Time) *templateRun {
+	return &templateRun{
+		deadline: deadline,
+		room:     maxTemplateOutput,
+		budget:   64 * maxTemplateOutput,
+	}
+}
+
+// checkTemplate finds a template's mistakes that show without data. What it quotes is the job's text.
+func checkTemplate(src string) error {
+	_, err := parseTemplate(src, newTemplateRun(time.Time{}))
+	return err
+}
+
+// runTemplate renders src over data. The error says where the template went wrong and, as far as that
+// quotes no data, how.
+func runTemplate(src string, data map[string]any) (Value, error) {
+	return newTemplateRun(time.Now().Add(maxTemplateTime)).render(src, data)
+}
+
+func (r *templateRun) render(src string, data map[string]any) (Value, error) {
+	t, err := parseTemplate(src, r)
+	if err != nil {
+		return Value{}, err
+	}
+	var out strings.Builder
+	if err := t.Execute(&limitedWriter{run: r, w: &out}, data); err != nil {
+		return Value{}, execError(err)
+	}
+	return TextValue(out.String()), nil
+}
+
+// templateName is the template's name inside text/template. Its messages begin with it, and so it
+// must hold nothing that could be taken for a part of them.
+const templateName = "template"
+
+func parseTemplate(src string, run *templateRun) (*template.Template, error) {
+	if len(src) > maxTemplateOutput {
+		return nil, fmt.Errorf("the template is longer than %d MiB", maxTemplateOutput>>20)
+	}
+	t, err := template.New(templateName).Option("missingkey=error").Funcs(run.functions()).Parse(src)
+	if err != nil {
+		return nil, parseError(err)
+	}
+	for _, each := range t.Templates() {
+		if each.Tree != nil && each.Root != nil {
+			rewriteBody(each.Root)
+		}
+	}
+	return t, nil
+}
+
+// rewriteBody makes a template's body count itself, so that recursion has an end.
+func rewriteBody(root *parse.ListNode) {
+	rewrite(root)
+	nodes := append([]parse.Node{callNode(fnEnter, root.Pos)}, root.Nodes...)
+	root.Nodes = append(nodes, callNode(fnLeave, root.Pos))
+}
+
+// rewrite puts a look at the clock at the head of each loop's body: loops over large numbers
+// ({{range 1000000000}}) would otherwise run on with nothing to stop them. And it sends each value
+// that is printed through emit.
+func rewrite(list *parse.ListNode) {
+	if list == nil {
+		return
+	}
+	for _, n := range list.Nodes {
+		switch n := n.(type) {
+		case *parse.ActionNode:
+			if len(n.Pipe.Decl) == 0 { // an assignment prints nothing
+				n.Pipe.Cmds = append(n.Pipe.Cmds, callCommand(fnEmit, n.Pos))
+			}
+		case *parse.IfNode:
+			rewrite(n.List)
+			rewrite(n.ElseList)
+		case *parse.WithNode:
+			rewrite(n.List)
+			rewrite(n.ElseList)
+		case *parse.RangeNode:
+			rewrite(n.List)
+			rewrite(n.ElseList)
+			n.List.Nodes = append([]parse.Node{callNode(fnTick, n.Pos)}, n.List.Nodes...)
+		}
+	}
+}
+
+func callNode(fn string, pos parse.Pos) *parse.ActionNode {
+	return &parse.ActionNode{
+		NodeType: parse.NodeAction,
+		Pos:      pos,
+		Pipe: &parse.PipeNode{
+			NodeType: parse.NodePipe,
+			Pos:      pos,
+			Cmds:     []*parse.CommandNode{callCommand(fn, pos)},
+		},
+	}
+}
+
+func callCommand(fn string, pos parse.Pos) *parse.CommandNode {
+	return &parse.CommandNode{
+		NodeType: parse.NodeCommand,
+		Pos:      pos,
+		Args:     []parse.Node{parse.NewIdentifier(fn).SetPos(pos)},
+	}
+}
+
+// tick ends a run whose time is over.
+func (r *templateRun) tick() (string, error) {
+	if time.Now().After(r.deadline) {
+		return "", errTemplateTime
+	}
+	return "", nil
+}
+
+func (r *templateRun) enter() (string, error) {
+	if r.calls++; r.calls > maxTemplateCalls {
+		return "", errTemplateCalls
+	}
+	return r.tick()
+}
+
+func (r *templateRun) leave() string {
+	r.calls--
+	return ""
+}
+
+// emit gives a value its text, the same as in a variable: objects and lists as JSON. A null is an
+// error: text/template would write "<no value>" where a password belongs.
+func (r *templateRun) emit(v any) (string, error) {
+	if v == nil {
+		return "", errTemplateNull
+	}
+	if err := r.admit(v); err != nil {
+		return "", err
+	}
+	switch v.(type) {
+	case map[string]any, []any:
+		b, err := compactJSON(v)
+		return string(b), err
+	}
+	return fmt.Sprint(v), nil
+}
+
+// limitedWriter counts the output.
+type limitedWriter struct {
+	run *templateRun
+	w   io.Writer
+}
+
+func (l *limitedWriter) Write(p []byte) (int, error) {
+	if len(p) > l.run.room {
+		return 0, errTemplateOutput
+	}
+	l.run.room -= len(p)
+	return l.w.Write(p)
+}
+
+var (
+	parseErrorText = regexp.MustCompile(`(?s)^template: template:(\d+):(?:\d+:)? (.*)$`)
+	noFunction     = regexp.MustCompile(`^function "([^"]*)" not defined$`)
+	execErrorText  = regexp.MustCompile(`(?s)^template: template:(\d+):\d+: executing "(?:[^"\\]|\\.)*" at (<.*?>): (.*)$`)
+	noKey          = regexp.MustCompile(`^map has no entry for key "((?:[^"\\]|\\.)*)"$`)
+	failedCall     = regexp.MustCompile(`^error calling ([A-Za-z0-9_]+): `)
+)
+
+// parseError puts text/template's message into our words. It quotes the job's own text, which is no
+// secret: at this point there is no data.
+func parseError(err error) error {
+	m := parseErrorText.FindStringSubmatch(err.Error())
+	if m == nil {
+		return fmt.Errorf("template: %w", err)
+	}
+	if f := noFunction.FindStringSubmatch(m[2]); f != nil {
+		return fmt.Errorf("template line %s: function %q is not available; templates have Go's own functions and sprig's hermetic ones, less those that make keys, random or unbounded output", m[1], f[1])
+	}
+	return fmt.Errorf("template line %s: %s", m[1], m[2])
+}
+
+// execError keeps of an execution's error what cannot hold data: the line, the action's text in the
+// job, and the reason only where it is one of our own or made of the job's words. Most reasons of
+// text/template and sprig quote the value that they could not use (`range can't iterate over hunter2`).
+func execError(err error) error {
+	kind := Invalid
+	if errors.Is(err, errTemplateOutput) {
+		// A writer's error comes without a place.
+		return Errorf(kind, "template: %w", errTemplateOutput)
+	}
+	m := execErrorText.FindStringSubmatch(err.Error())
+	if m == nil {
+		return Errorf(kind, "template: it cannot be rendered (the reason is not shown: it might quote a secret)")
+	}
+	line, action, detail := m[1], m[2], m[3]
+	reason := "this cannot be done with the values there are (the reason is not shown: it might quote a secret)"
+	if own := ownReason(err); own != nil {
+		reason = own.Error()
+		if errors.Is(own, errTemplateKey) {
+			kind = NotFound
+		}
+	} else if key := noKey.FindStringSubmatch(detail); key != nil {
+		kind = NotFound
+		name, err := strconv.Unquote(`"` + key[1] + `"`)
+		if err != nil {
+			name = key[1]
+		}
+		reason = fmt.Sprintf("no field %q", name)
+	} else if call := failedCall.FindStringSubmatch(detail); call != nil {
+		reason = call[1] + " failed (the reason is not shown: it might quote a secret)"
+	}
+	if strings.HasPrefix(action, "<_") {
+		action = ""
+	} else {
+		action = " " + shorten(action)
+	}
+	return Errorf(kind, "template line %s%s: %s", line, action, reason)
+}
+
+// shorten keeps an action's text, which may go on for lines, from filling an event.
+func shorten(action string) string {
+	const limit = 60
+	if r := []rune(action); len(r) > limit {
+		return string(r[:limit]) + "…>"
+	}
+	return action
+}
+
+func ownReason(err error) error {
+	for _, own := range []error{errTemplateTime, errTemplateOutput, errTemplateWeight, errTemplateCalls, errTemplateNull, errTemplateKey} {
+		if errors.Is(err, own) {
+			return own
+		}
+	}
+	return nil
+}
