@@ -1,0 +1,143 @@
+package lifecycle
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+)
+
+// foregroundAtOnce is how many requests of starts and revocations go to the server at once
+// (DESIGN 4). They are outside the request rate: somebody waits for them.
+const foregroundAtOnce = 16
+
+// limiter keeps the requests of one plugin process within bounds: those in the background (polls,
+// renewals, lease checks) to a rate, those in the foreground (starts, rotations, revocations) to a
+// number at once. Safe for concurrent use.
+type limiter struct {
+	slots chan struct{}
+	gap   time.Duration // between two background requests
+
+	mu      sync.Mutex // guards what follows
+	next    time.Time  // the earliest moment for the next background request
+	timer   *time.Timer
+	waiting waiters
+	count   uint64
+}
+
+// newLimiter makes a limiter of requestRate background requests a second; zero or less: no limit.
+func newLimiter(requestRate float64) *limiter {
+	l := &limiter{slots: make(chan struct{}, foregroundAtOnce)}
+	if requestRate > 0 {
+		l.gap = time.Duration(float64(time.Second) / requestRate)
+	}
+	return l
+}
+
+// background waits for its turn to send one request. Due is when the request ought to have been
+// sent, and decides who is first: the earliest, and of equals the one who asked first. It is not
+// waited for. So a renewal that must be made soon goes ahead of polls that are to come, and whoever
+// is passed over comes first in the end, for his due gets no later. The error is ctx's.
+func (l *limiter) background(ctx context.Context, due time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.count++
+	w := &waiter{due: due, order: l.count, granted: make(chan struct{})}
+	heap.Push(&l.waiting, w)
+	l.grantLocked()
+	l.mu.Unlock()
+
+	select {
+	case <-w.granted:
+		return nil
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w.index < 0 {
+		return nil // granted in the same moment: the turn is spent, so let it be used
+	}
+	heap.Remove(&l.waiting, w.index)
+	if len(l.waiting) == 0 && l.timer != nil {
+		l.timer.Stop()
+	}
+	return ctx.Err()
+}
+
+// foreground waits until fewer than foregroundAtOnce requests are under way, and counts as one
+// until release is called. The error is ctx's.
+func (l *limiter) foreground(ctx context.Context) (release func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case l.slots <- struct{}{}:
+		return sync.OnceFunc(func() { <-l.slots }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// grantLocked lets go whoever may, and sets the timer for the next.
+func (l *limiter) grantLocked() {
+	for len(l.waiting) > 0 {
+		now := time.Now()
+		if wait := l.next.Sub(now); wait > 0 {
+			l.wakeLocked(wait)
+			return
+		}
+		// Counted from now, not from the moment missed: no two requests are closer than gap.
+		l.next = now.Add(l.gap)
+		close(heap.Pop(&l.waiting).(*waiter).granted)
+	}
+}
+
+func (l *limiter) wakeLocked(wait time.Duration) {
+	if l.timer != nil {
+		l.timer.Reset(wait)
+		return
+	}
+	l.timer = time.AfterFunc(wait, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.grantLocked()
+	})
+}
+
+// waiter is one caller of background.
+type waiter struct {
+	due     time.Time
+	order   uint64
+	granted chan struct{} // closed when it is its turn
+	index   int           // in waiters; -1 when granted
+}
+
+// waiters is a heap, most urgent first.
+type waiters []*waiter
+
+func (h waiters) Len() int { return len(h) }
+func (h waiters) Less(i, j int) bool {
+	if !h[i].due.Equal(h[j].due) {
+		return h[i].due.Before(h[j].due)
+	}
+	return h[i].order < h[j].order
+}
+func (h waiters) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *waiters) Push(x any) {
+	w := x.(*waiter)
+	w.index = len(*h)
+	*h = append(*h, w)
+}
+func (h *waiters) Pop() any {
+	old := *h
+	w := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	w.index = -1
+	return w
+}

@@ -1,0 +1,9 @@
+package lifecycle
+
+import "github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+
+// privateFiles is the way into a task's private directory, which is hostile (DESIGN 5).
+type privateFiles struct {
+	harden func(taskDir string) error
+	read   func(taskDir, rel string, owners ...int) (secrets.Value, error)
+}

@@ -1,0 +1,192 @@
+package lifecycle
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// crash ends the plugin's process and starts another. What a crash cuts off and Close does not are
+// requests under way; those the journal's tests cover.
+func (w *world) crash() {
+	w.keeper.Close()
+	w.start()
+}
+
+func (w *world) recover() *Session {
+	w.t.Helper()
+	s, err := w.keeper.Recover(w.task(), w.host)
+	require.NoError(w.t, err)
+	s.Watch()
+	synctest.Wait()
+	return s
+}
+
+// C4: nothing is minted and nothing restarted; renewals and polls go on, and the end revokes.
+func TestRecover(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		withApp(w, "one")
+		before := w.open(many{"db": db(""), "app": app("signal")})
+		require.NoError(t, before.SetDriver([]byte(`{"pid":1}`)))
+		w.sleep(time.Hour)
+		calls := len(w.vault.calls)
+		w.crash()
+		w.vault.set(errAway) // recovery asks nobody
+		s := w.recover()
+		require.Len(t, w.vault.calls, calls)
+		w.vault.set(nil)
+		require.Equal(t, before.Set(), s.Set())
+		require.JSONEq(t, `{"pid":1}`, string(s.Driver()))
+		w.sleep(4 * time.Hour)
+		require.Empty(t, w.host.acted())
+		require.Equal(t, 1, w.vault.called("login"))
+		require.Equal(t, 1, w.vault.called("read database"))
+		require.Len(t, w.vault.live("database/creds/app"), 1, "renewed")
+		withApp(w, "two")
+		w.sleep(time.Minute)
+		require.Equal(t, []string{"publish", "signal SIGHUP"}, w.host.acted())
+		w.host.acts = nil
+		w.sleep(24 * time.Hour)
+		require.Equal(t, 1, w.host.count("restart"))
+		s.End()
+		synctest.Wait()
+		require.Zero(t, w.vault.liveTokens())
+		require.Empty(t, w.vault.live("database/creds/app"))
+	})
+}
+
+// What was changed while nobody looked is seen.
+func TestRecoverChanged(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withApp(w, "one")
+		w.open(many{"app": app("")})
+		w.keeper.Close()
+		withApp(w, "two")
+		w.start()
+		s := w.recover()
+		w.sleep(20 * time.Second)
+		require.Equal(t, 1, w.host.count("restart"))
+		s.End()
+	})
+}
+
+// What has ended meanwhile is made anew: with an agent stopped for long, that is all there is to do.
+func TestRecoverExpired(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.open(many{"db": db("")})
+		w.keeper.Close()
+		w.sleep(5 * time.Hour)
+		w.start()
+		s := w.recover()
+		w.sleep(30 * time.Second)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+	})
+}
+
+// E2: a crash in the middle of a restart. The new secrets are the task's, it is restarted with them
+// (again), and then the old are revoked.
+func TestRecoverActing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		w.host.restart = func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		before := w.open(many{"db": db("")})
+		w.sleep(45 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Len(t, w.vault.live("database/creds/app"), 2)
+		w.crash()
+		w.host.restart = nil
+		s := w.recover()
+		require.Equal(t, before.Set(), s.Set())
+		w.sleep(10 * time.Second)
+		require.Equal(t, 2, w.host.count("restart"))
+		require.Equal(t, 2, w.vault.called("read database"), "nothing is minted for it")
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Same(t, s.Set(), w.host.env)
+		s.End()
+	})
+}
+
+// E2: a lease whose secret came no further than the journal is revoked.
+func TestRecoverMinting(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		tok, _ := s.identity.token()
+		a, err := w.vault.Read(w.t.Context(), tok, s.spec.Secrets[0].Request)
+		require.NoError(t, err)
+		require.NoError(t, s.journal.addLease(heldLease{ID: a.Lease.ID, TokenAccessor: tok.Accessor}))
+		w.crash()
+		s = w.recover()
+		w.sleep(5 * time.Second)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Empty(t, w.host.acted())
+		s.End()
+	})
+}
+
+// E2: a crash between start and its end. Nomad starts the task anew, and what was made is revoked.
+func TestOpenAfterCrash(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.open(many{"db": db("")})
+		w.crash()
+		s := w.open(many{"db": db("")})
+		w.sleep(5 * time.Second)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Equal(t, 1, w.vault.liveTokens())
+		w.crash()
+		require.NoError(t, w.keeper.Abandon(w.task()))
+		require.NoError(t, w.keeper.Abandon(w.task()), "idempotent")
+		w.sleep(5 * time.Second)
+		require.Zero(t, w.vault.liveTokens())
+		s.End() // of the process that is no more
+	})
+}
+
+// A token that comes from the environment is all that recovery has.
+func TestRecoverVaultEnv(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vaultBlock()
+		b, err := os.ReadFile(filepath.Join(w.taskDir, "private/vault_token"))
+		require.NoError(t, err)
+		w.remove("private/vault_token")
+		start := w.startOf(many{"db": db("")})
+		start.Env["VAULT_TOKEN"] = string(b[:len(b)-1])
+		_, err = w.keeper.Open(w.t.Context(), start, w.host)
+		require.NoError(t, err)
+		w.crash()
+		s := w.recover()
+		w.sleep(4 * time.Hour)
+		require.Empty(t, w.host.acted())
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+		synctest.Wait()
+		require.Empty(t, w.vault.live("database/creds/app"))
+	})
+}
+
+func TestRecoverUnreadable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		dir := s.journal.dir
+		w.keeper.Close()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, entryFile), []byte("{"), 0o600))
+		w.start()
+		_, err := w.keeper.Recover(w.task(), w.host)
+		require.ErrorIs(t, err, ErrJournalUnreadable)
+	})
+}

@@ -1,0 +1,153 @@
+package lifecycle
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// bigNode opens so many sessions of so many leases each, of tasks that have identities.
+func bigNode(t testing.TB, k *Keeper, v *fakeVault, taskDir string, tasks, leases int) (all []*Session, hosts []*fakeHost) {
+	c := secrets.TaskConfig{Secrets: map[string]*secrets.SecretConfig{}}
+	for i := range leases {
+		path := fmt.Sprintf("database/creds/role-%d", i)
+		v.with(func() { v.roles[path] = fakeRole{ttl: time.Hour, max: 1000 * time.Hour} })
+		c.Secrets[fmt.Sprintf("db%d", i)] = &secrets.SecretConfig{
+			Path: path, Env: []map[string]string{{fmt.Sprintf("PASSWORD_%d", i): "password"}},
+		}
+	}
+	for i := range tasks {
+		spec, err := secrets.Compile(c) // each task has one of its own
+		require.NoError(t, err)
+		task := Task{Driver: "docker", AllocID: fmt.Sprintf("alloc-%d", i), Name: "web", ID: fmt.Sprint(i), Dir: taskDir}
+		h := &fakeHost{}
+		s, err := k.Open(t.Context(), Start{Task: task, Spec: spec, Config: c, Env: map[string]string{}}, h)
+		require.NoError(t, err)
+		s.Watch()
+		all, hosts = append(all, s), append(hosts, h)
+	}
+	return all, hosts
+}
+
+// memoryInUse is what the heap and the stacks take.
+func memoryInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}
+
+// A plugin of a big node: the memory of a lease, with all that belongs to it, is bounded, and there are
+// no more goroutines for ten leases than for one.
+func TestManyLeases(t *testing.T) {
+	measureLeases(t, 100, 10)
+}
+
+// BenchmarkLeases prints the same for 10,000 leases.
+func BenchmarkLeases(b *testing.B) {
+	for b.Loop() {
+		bytes, goroutines := measureLeases(b, 1000, 10)
+		b.ReportMetric(bytes, "bytes/lease")
+		b.ReportMetric(goroutines, "goroutines/lease")
+	}
+}
+
+func measureLeases(t testing.TB, tasks, leases int) (bytes, goroutinesEach float64) {
+	v, k, dir := newBigKeeper(t)
+	defer k.Close()
+	before, goroutines := memoryInUse(), runtime.NumGoroutine()
+	all, _ := bigNode(t, k, v, dir, tasks, leases)
+	// The server's own side does not count.
+	var serverSide uint64
+	v.with(func() {
+		mine := memoryInUse()
+		v.leases, v.tokens, v.calls = nil, nil, nil
+		serverSide = mine - memoryInUse()
+	})
+	n := float64(tasks * leases)
+	bytes = float64(memoryInUse()-before-serverSide) / n
+	more := runtime.NumGoroutine() - goroutines
+	t.Logf("%d leases of %d tasks: %.0f bytes and %.2f goroutines a lease", tasks*leases, tasks, bytes, float64(more)/n)
+	require.LessOrEqual(t, bytes, float64(8<<10))
+	require.LessOrEqual(t, more, tasks+50, "one a task")
+	runtime.KeepAlive(all)
+	return bytes, float64(more) / n
+}
+
+// BenchmarkIdle is what 10,000 leases cost between renewals: CPU time of the process in a minute of
+// their time would be too long to wait for, so it is what it uses in b.N seconds.
+func BenchmarkIdle(b *testing.B) {
+	v, k, dir := newBigKeeper(b)
+	defer k.Close()
+	bigNode(b, k, v, dir, 1000, 10)
+	from := cpuTime()
+	began := time.Now()
+	for b.Loop() {
+		time.Sleep(time.Second)
+	}
+	b.ReportMetric(100*float64(cpuTime()-from)/float64(time.Since(began)), "%cpu")
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// newBigKeeper is a keeper in real time, at the operator's defaults.
+func newBigKeeper(t testing.TB) (*fakeVault, *Keeper, string) {
+	v, taskDir := newFakeVault(), t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(taskDir, "private"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(taskDir, "private", "vault.jwt"), []byte("a.b.c"), 0o600))
+	k, err := New(Config{
+		Provider: v, StateDir: newStateDir(t), JWTMount: "jwt", JWTRole: "r", JWTFile: "private/vault.jwt", RequestRate: 20,
+	})
+	require.NoError(t, err)
+	k.files = testFiles
+	return v, k, taskDir
+}
+
+// C3, DESIGN 4: after an outage under 500 tasks the requests of all stay within request_rate, and are
+// all made; none is lost and nothing minted.
+func TestOutageOverManyTasks(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.keeper.Close()
+		w.cfg.RequestRate, w.cfg.LeaseCheckInterval = 20, 10*time.Minute
+		w.start()
+		var sent []time.Time
+		w.vault.sent = func() { sent = append(sent, time.Now()) }
+		all, hosts := bigNode(w.t, w.keeper, w.vault, w.taskDir, 500, 1)
+		synctest.Wait()
+		minted := w.vault.called("read")
+		w.sleep(10 * time.Minute)
+		w.vault.set(errAway)
+		w.sleep(30 * time.Minute)
+		w.vault.set(nil)
+		w.vault.with(func() { sent = nil })
+		w.sleep(25 * time.Minute)
+		require.Len(t, w.vault.live("database/creds/role-0"), 500)
+		require.Equal(t, minted, w.vault.called("read"))
+		for _, h := range hosts {
+			require.Empty(t, h.acted())
+		}
+		slices.SortFunc(sent, time.Time.Compare)
+		for i := 20; i < len(sent); i++ {
+			require.GreaterOrEqual(t, sent[i].Sub(sent[i-20]), time.Second-time.Millisecond)
+		}
+		require.Greater(t, len(sent), 1000)
+		for _, s := range all {
+			s.End()
+		}
+	})
+}

@@ -1,0 +1,585 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// What is set up for most: a database role whose leases last an hour and can be renewed for a day.
+func withDB(w *world) {
+	w.vault.with(func() { w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: 24 * time.Hour} })
+}
+
+func withApp(w *world, password string) {
+	w.vault.with(func() { w.vault.static["secret/app-1"] = map[string]any{"password": password} })
+}
+
+func TestStart(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		withApp(w, "hunter2")
+		s, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db(""), "app": app("")}), w.host)
+		require.NoError(t, err)
+		require.NotNil(t, s.Set().Env["DB_USER"])
+		require.Len(t, s.Set().Files, 3)
+		require.Equal(t, "secrets: reading with the task's identity (role nomad-workloads)", w.host.said())
+		require.Len(t, w.vault.calls, 3, "S3: a login and a read of each secret")
+		require.Len(t, s.journal.entry().Leases, 1)
+
+		require.NoError(t, s.SetDriver([]byte(`{"pid":1}`)))
+		require.JSONEq(t, `{"pid":1}`, string(s.Driver()))
+
+		s.Watch()
+		s.End()
+		s.End() // idempotent
+		synctest.Wait()
+		require.Empty(t, w.vault.live("database/creds/app"), "E1")
+		require.Zero(t, w.vault.liveTokens(), "E1")
+		require.Equal(t, 0, w.vault.called("revoke database"), "the token takes the leases with it")
+		_, err = w.keeper.Recover(w.task(), w.host)
+		require.ErrorIs(t, err, ErrNoJournal)
+	})
+}
+
+// S2: an outage is waited out.
+func TestStartOutage(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.set(errAway)
+		time.AfterFunc(100*time.Second, func() { w.vault.set(nil) })
+		s, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+		require.NoError(t, err)
+		require.Len(t, w.vault.calls, 2)
+		s.End()
+	})
+}
+
+// S2: the wait is bounded, and the error says what it was waiting for.
+func TestStartOutageTooLong(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		began := time.Now()
+		w.vault.set(errAway)
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+		require.Equal(t, secrets.Outage, secrets.KindOf(err))
+		require.ErrorContains(t, err, "connection refused")
+		require.Equal(t, 2*time.Minute, time.Since(began))
+		_, err = w.keeper.Recover(w.task(), w.host)
+		require.ErrorIs(t, err, ErrNoJournal)
+	})
+}
+
+// A hanging server is bounded, too.
+func TestStartHanging(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.with(func() { w.vault.delay = time.Hour })
+		began := time.Now()
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+		require.Equal(t, secrets.Outage, secrets.KindOf(err))
+		require.Equal(t, 2*time.Minute, time.Since(began))
+	})
+}
+
+// S1, S2: what only a person can mend is an error at once, names secret and path, and leaves nothing.
+func TestStartRefused(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.roles["database/creds/other"] = fakeRole{ttl: time.Hour, max: time.Hour}
+		other := secrets.SecretConfig{Path: "database/creds/other"}
+		w.vault.fail["read database/creds/app"] = errDenied
+		began := time.Now()
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db(""), "other": other}), w.host)
+		require.EqualError(t, err, `secret "db": read database/creds/app: permission denied`)
+		require.Equal(t, secrets.Refused, secrets.KindOf(err))
+		require.InDelta(t, standbyLag, time.Since(began), float64(2*time.Second), "standbys lag for a moment")
+		synctest.Wait()
+		require.Empty(t, w.vault.live("database/creds/other"), "all is undone")
+		require.Zero(t, w.vault.liveTokens())
+	})
+}
+
+// S2: a standby that has not heard of the token yet is an outage.
+func TestStartStandby(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.fail["read"] = errDenied
+		time.AfterFunc(3*time.Second, func() { w.vault.with(func() { delete(w.vault.fail, "read") }) })
+		s, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+		require.NoError(t, err)
+		s.End()
+	})
+}
+
+func TestStartMissing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withApp(w, "x")
+		no := false
+		optional := secrets.SecretConfig{Path: "secret/other", Required: &no}
+		s := w.open(many{"app": app(""), "other": optional})
+		require.Contains(t, w.host.said(), `secret "other": nothing is at secret/other; left out`)
+		s.End()
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"other": {Path: "secret/other"}}), w.host)
+		require.Equal(t, secrets.NotFound, secrets.KindOf(err))
+		require.ErrorContains(t, err, `secret "other": read secret/other`)
+	})
+}
+
+// A template or field that does not fit is found before the task runs, and all is undone.
+func TestStartRenderFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		c := db("")
+		c.Env = []map[string]string{{"DB_USER": "nosuch"}}
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": c}), w.host)
+		require.ErrorContains(t, err, "nosuch")
+		synctest.Wait()
+		require.Empty(t, w.vault.live("database/creds/app"))
+	})
+}
+
+// E1: with the server away at the end of a start that failed, what was made is revoked later.
+func TestStartUndoneLater(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.fail["read secret/app-1"] = errAway
+		time.AfterFunc(time.Minute, func() { w.vault.set(errAway) })
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db(""), "app": app("")}), w.host)
+		require.Equal(t, secrets.Outage, secrets.KindOf(err))
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		w.vault.set(nil)
+		w.sleep(2 * time.Minute)
+		require.Empty(t, w.vault.live("database/creds/app"))
+	})
+}
+
+// C1: a lease is renewed for as long as the server extends it, and nothing else happens.
+func TestRenew(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: 1000 * time.Hour}
+		s := w.open(many{"db": db("")})
+		w.sleep(100 * time.Hour)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Equal(t, 1, w.vault.called("read"))
+		require.Empty(t, w.host.acted())
+		renewals := w.vault.called("renew database")
+		require.Greater(t, renewals, 140)
+		require.Less(t, renewals, 210)
+		require.True(t, s.journal.entry().Leases[0].Ends.After(time.Now()), "what is owed knows how long")
+		s.End()
+	})
+}
+
+// C1: renewals that fail are tried again while the lease lives, and are no rotation.
+func TestRenewFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		w.vault.with(func() { w.vault.fail["renew"] = secrets.Errorf(secrets.Outage, "500") })
+		w.sleep(55 * time.Minute)
+		w.vault.with(func() { delete(w.vault.fail, "renew") })
+		w.sleep(3 * time.Hour)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Equal(t, 1, w.vault.called("read"))
+		require.Empty(t, w.host.acted())
+		s.End()
+	})
+}
+
+// C2: three rotations; the old lease lives until the new process runs, and no longer.
+func TestRotateThrice(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.host.during = func(what string) {
+			require.Len(t, w.vault.live("database/creds/app"), 2, what)
+		}
+		w.host.restart = func(ctx context.Context) error {
+			wait(ctx, 20*time.Second)
+			require.Len(t, w.vault.live("database/creds/app"), 2, "revoked only after the restart")
+			return nil
+		}
+		s := w.open(many{"db": db("")})
+		first := s.Set()
+		w.sleep(72 * time.Hour)
+		require.Equal(t, 3, w.host.count("restart"))
+		require.Equal(t, []string{"publish", "restart", "publish", "restart", "publish", "restart"}, w.host.acted())
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Len(t, s.journal.entry().Leases, 1)
+		require.NotEqual(t, first.Env["DB_USER"].Text(), s.Set().Env["DB_USER"].Text())
+		require.Same(t, s.Set(), w.host.env)
+		require.Contains(t, w.host.said(), `secret "db" rotated (its lease reached its maximum); task restarted in place`)
+		s.End()
+	})
+}
+
+func TestRotateNotRenewable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		s := w.open(many{"db": db("")})
+		w.sleep(39 * time.Minute)
+		require.Empty(t, w.host.acted())
+		w.sleep(2 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Zero(t, w.vault.called("renew database"))
+		s.End()
+	})
+}
+
+func TestRotateIssued(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["pki/issue/web"] = fakeRole{issued: 24 * time.Hour}
+		s := w.open(many{"tls": changing(secrets.SecretConfig{Path: "pki/issue/web", AllFiles: true, ChangeMode: "signal"})})
+		w.sleep(14 * time.Hour)
+		require.Empty(t, w.host.acted())
+		w.sleep(4 * time.Hour)
+		require.Equal(t, []string{"publish", "signal SIGHUP"}, w.host.acted())
+		require.Equal(t, 2, w.vault.called("read"))
+		s.End()
+	})
+}
+
+// C3: an outage of any length stops nothing, mints nothing, and is told once; what has ended by then
+// is made anew after it.
+func TestOutage(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		withApp(w, "x")
+		s := w.open(many{"db": db(""), "app": app("")})
+		w.sleep(10 * time.Minute)
+		w.vault.set(errAway)
+		reads := w.vault.called("read database")
+		w.sleep(40 * time.Minute)
+		require.Contains(t, w.host.said(), "secrets server unreachable; credentials stay valid until 01:00:00 UTC")
+		w.sleep(10 * time.Hour)
+		require.Empty(t, w.host.acted())
+		require.Equal(t, reads, w.vault.called("read database"))
+		w.vault.set(nil)
+		w.sleep(2 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Equal(t, 1, w.vault.called("read database")-reads)
+		require.Len(t, w.host.events, 5, w.host.said()) // reading, away, back, the token, rotated
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+	})
+}
+
+// C3: a short outage ends with nothing but two events.
+func TestOutageShort(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		w.sleep(10 * time.Minute)
+		w.vault.set(errAway)
+		w.sleep(20 * time.Minute)
+		w.vault.set(nil)
+		w.sleep(10 * time.Minute)
+		require.Empty(t, w.host.acted())
+		require.Equal(t, []string{
+			"secrets: reading with the task's identity (role nomad-workloads)",
+			"secrets server unreachable; credentials stay valid until 01:00:00 UTC",
+			"secrets server reachable again",
+		}, w.host.events)
+		s.End()
+	})
+}
+
+// C3: a server that accepts and never answers is told as soon as one request has waited in vain.
+func TestOutageHanging(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		w.vault.with(func() { w.vault.delay = time.Hour })
+		w.sleep(time.Minute + requestTimeout + time.Second)
+		require.Contains(t, w.host.said(), "secrets server unreachable; credentials stay valid until 01:00:00 UTC")
+		w.vault.with(func() { w.vault.delay = 0 })
+		w.sleep(2 * time.Minute)
+		require.Contains(t, w.host.said(), "secrets server reachable again")
+		require.Empty(t, w.host.acted())
+		s.End()
+	})
+}
+
+// C6: a lease that is revoked behind our back is seen within lease_check_interval, and heals.
+func TestGone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		w.sleep(10 * time.Minute)
+		w.vault.with(func() { clear(w.vault.leases) })
+		w.sleep(time.Minute + 2*time.Second)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Contains(t, w.host.said(), `secret "db" rotated (its lease was revoked)`)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+	})
+}
+
+// The machine slept for most of a lease's life, or its clock was set back while the plugin was away: the
+// lease has less left than we think. The next check shows that, and it is renewed in time.
+func TestClockBehind(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		w.sleep(5 * time.Minute)
+		w.vault.with(func() {
+			for _, l := range w.vault.leases {
+				l.until = l.until.Add(-50 * time.Minute)
+			}
+		})
+		w.sleep(5 * time.Minute)
+		require.Equal(t, 1, w.vault.called("renew "))
+		require.Empty(t, w.host.acted())
+		w.sleep(25 * time.Minute)
+		require.Equal(t, 1, w.vault.called("renew "), "no storm")
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+	})
+}
+
+// The clock is set forward by a day while the plugin is away, or back: what the journal says is over, or
+// far off. The server knows better: nothing is minted, nothing restarted, nothing asked over and over.
+func TestClockSetOverARestart(t *testing.T) {
+	for name, jump := range map[string]time.Duration{"forward": 24 * time.Hour, "back": -24 * time.Hour} {
+		t.Run(name, func(t *testing.T) { testClockSet(t, jump) })
+	}
+}
+
+func testClockSet(t *testing.T, jump time.Duration) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.open(many{"db": db("")})
+		w.sleep(5 * time.Minute)
+		w.keeper.Close()
+		j, err := openJournal(w.dir, w.task())
+		require.NoError(t, err)
+		require.NoError(t, j.update(func(e *entry) { // as it looks when the clock has jumped
+			h := e.Secrets["db"]
+			for _, at := range []*time.Time{&h.IssuedAt, &h.ExpiresAt, &h.RenewAt} {
+				*at = at.Add(-jump)
+			}
+			e.Secrets["db"] = h
+		}))
+		minted := w.vault.called("read ")
+		w.start()
+		s, err := w.keeper.Recover(w.task(), w.host)
+		require.NoError(t, err)
+		s.Watch()
+		w.sleep(3 * time.Hour)
+		require.Empty(t, w.host.acted(), w.host.said())
+		require.Equal(t, minted, w.vault.called("read "))
+		require.LessOrEqual(t, w.vault.called("renew "), 7)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+	})
+}
+
+// C6: where a new read cannot heal what is gone, the task runs on, and is told so once. When it can,
+// it heals, and the next time is news.
+func TestGoneForGood(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		role := w.vault.roles["database/creds/app"]
+		s := w.open(many{"db": db("")})
+		for n := 1; n < 4; n++ {
+			w.vault.with(func() { clear(w.vault.leases); clear(w.vault.roles) })
+			w.sleep(time.Hour)
+			require.Equal(t, n-1, w.host.count("restart"))
+			require.Equal(t, n, strings.Count(w.host.said(), "not rotated: "), w.host.said())
+			w.vault.with(func() { w.vault.roles["database/creds/app"] = role })
+			w.sleep(10*time.Minute + time.Second)
+			require.Equal(t, n, w.host.count("restart"))
+		}
+		require.Contains(t, w.host.said(), "nothing is there; the one in hand has ended")
+		s.End()
+	})
+}
+
+// A token that may not look up or renew leases is told once, and its leases are rotated in time.
+func TestLeaseRequestsRefused(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.fail["check"], w.vault.fail["renew"] = errDenied, errDenied
+		s := w.open(many{"db": db("")})
+		w.sleep(59 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Contains(t, w.host.said(), "policy needs update on sys/leases/renew")
+		require.Contains(t, w.host.said(), "policy needs update on sys/leases/lookup")
+		require.Len(t, w.host.events, 4, w.host.said())
+		require.LessOrEqual(t, w.vault.called("check"), 2)
+		s.End()
+	})
+}
+
+// End stops a rotation that is under way, and all that either left is revoked.
+func TestEndDuringRotation(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		restarting := make(chan struct{})
+		w.host.restart = func(ctx context.Context) error {
+			close(restarting)
+			<-ctx.Done()
+			return ErrEnded
+		}
+		s := w.open(many{"db": db("")})
+		<-restarting
+		require.Len(t, w.vault.live("database/creds/app"), 2)
+		began := time.Now()
+		s.End()
+		require.Zero(t, time.Since(began), "End waits for no server")
+		synctest.Wait()
+		require.Empty(t, w.vault.live("database/creds/app"))
+		require.Zero(t, w.vault.liveTokens())
+	})
+}
+
+// End does not wait for a server that hangs.
+func TestEndHanging(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		w.vault.with(func() { w.vault.delay = time.Hour })
+		w.sleep(41 * time.Minute) // in the middle of a renewal
+		began := time.Now()
+		s.End()
+		require.Zero(t, time.Since(began))
+		w.vault.with(func() { w.vault.delay = 0 })
+		w.sleep(3 * time.Minute)
+		require.Zero(t, w.vault.liveTokens())
+	})
+}
+
+// C9: a restart that fails is the task's exit. Nothing is done any more, and End revokes it all.
+func TestRestartFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		w.host.restart = func(context.Context) error { return errors.New("no such image") }
+		s := w.open(many{"db": db("")})
+		w.sleep(50 * time.Minute)
+		require.Len(t, w.vault.live("database/creds/app"), 2)
+		require.Equal(t, 1, w.host.count("restart"))
+		s.End()
+		synctest.Wait()
+		require.Empty(t, w.vault.live("database/creds/app"))
+	})
+}
+
+// A rotation whose secret cannot be rendered leaves the task as it is.
+func TestRotationRenderFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		s := w.open(many{"db": db("")})
+		before := s.Set()
+		w.sleep(30 * time.Minute)
+		w.vault.with(func() {
+			w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true, extraField: "other"}
+		})
+		w.sleep(15 * time.Minute)
+		require.Empty(t, w.host.acted())
+		require.Same(t, before, s.Set())
+		require.Len(t, w.vault.live("database/creds/app"), 1, "the useless new ones are revoked")
+		require.Contains(t, w.host.said(), `not rotated: secret "db"`)
+		require.Len(t, w.host.events, 2, w.host.said())
+		withDB(w)
+		w.sleep(14 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		s.End()
+	})
+}
+
+// A set that cannot be published is not what the task has.
+func TestPublishFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		w.host.publish = func() error { return errors.New("no space left on device") }
+		s := w.open(many{"db": db("")})
+		before := s.Set()
+		w.sleep(42 * time.Minute)
+		require.Zero(t, w.host.count("restart"))
+		require.Same(t, before, s.Set())
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Contains(t, w.host.said(), `not rotated: secret "db": publish: no space left on device`)
+		s.End()
+	})
+}
+
+// A slow server delays nobody past his lease's end: requests do not wait for one another.
+func TestSlowServer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		all := many{}
+		for i := range 30 {
+			path := fmt.Sprintf("database/creds/r%d", i)
+			w.vault.roles[path] = fakeRole{ttl: time.Minute, max: 1000 * time.Hour}
+			all[fmt.Sprintf("s%d", i)] = secrets.SecretConfig{Path: path}
+		}
+		s := w.open(all)
+		w.vault.with(func() { w.vault.delay = 10 * time.Second })
+		w.sleep(time.Hour)
+		require.Empty(t, w.host.acted())
+		require.Equal(t, 30, w.vault.called("read"))
+		s.End()
+	})
+}
+
+// Leases that were granted together are replaced together.
+func TestRotateTogether(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		w.vault.roles["database/creds/b"] = fakeRole{ttl: 62 * time.Minute, max: 62 * time.Minute, fixed: true}
+		s := w.open(many{"a": db(""), "b": {Path: "database/creds/b"}})
+		w.sleep(45 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Len(t, w.vault.live("database/creds/b"), 1)
+		s.End()
+	})
+}
+
+// One that cannot be fetched anew does not hold up the others.
+func TestRotateOneRefused(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		w.vault.roles["database/creds/b"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		s := w.open(many{"a": db(""), "b": {Path: "database/creds/b"}})
+		w.sleep(10 * time.Second)
+		w.vault.with(func() { w.vault.fail["read database/creds/b"] = errDenied })
+		w.sleep(41 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Contains(t, w.host.said(), `not rotated: secret "b": read database/creds/b: permission denied; the one in hand ends at 01:00:00 UTC`)
+		require.Len(t, w.host.events, 3, w.host.said())
+		w.vault.with(func() { clear(w.vault.fail) })
+		w.sleep(10 * time.Minute)
+		require.Equal(t, 2, w.host.count("restart"))
+		s.End()
+	})
+}
+
+// Close does not wait for an outage, and what was begun is owed.
+func TestCloseDuringOpen(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.fail["read"] = errAway
+		failed := make(chan error)
+		go func() {
+			_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+			failed <- err
+		}()
+		w.sleep(30 * time.Second)
+		require.Equal(t, 1, w.vault.liveTokens())
+		began := time.Now()
+		w.keeper.Close()
+		require.Error(t, <-failed)
+		require.Zero(t, time.Since(began))
+		w.start()
+		w.sleep(time.Minute)
+		require.Zero(t, w.vault.liveTokens(), "E2")
+	})
+}

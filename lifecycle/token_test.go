@@ -1,0 +1,277 @@
+package lifecycle
+
+import (
+	"encoding/base64"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// DESIGN 5: a token of ours that can be renewed no more is replaced, and what was made under it is
+// rotated before it ends; then it is revoked.
+func TestTokenMaximum(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.login = fakeRole{ttl: time.Hour, max: 10 * time.Hour}
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: 1000 * time.Hour}
+		s := w.open(many{"db": db("")})
+		w.host.during = func(what string) {
+			require.Len(t, w.vault.live("database/creds/app"), 2, what)
+			require.Equal(t, 2, w.vault.liveTokens(), what)
+		}
+		w.sleep(10 * time.Hour)
+		require.Equal(t, 2, w.vault.called("login"))
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Contains(t, w.host.said(), "the token it was made under reached its maximum")
+		require.Equal(t, 1, w.vault.liveTokens())
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		require.Len(t, s.journal.allTokens(), 1)
+		s.End()
+		synctest.Wait()
+		require.Zero(t, w.vault.liveTokens())
+	})
+}
+
+// C6: to look after the token is no reason to miss its renewal, where nothing else wakes the session.
+func TestCheckKeepsTheRenewal(t *testing.T) {
+	now := epoch
+	l := &login{renew: now.Add(time.Second), rotate: now.Add(2 * time.Second), check: now}
+	h := &held{under: l, check: now.Add(time.Minute)} // its checks are the token's, too
+	s := &Session{
+		k:        &Keeper{cfg: Config{LeaseCheckInterval: time.Minute}, random: func() float64 { return 0 }},
+		identity: &identity{source: fromIdentity}, login: l, held: map[string]*held{"db": h},
+	}
+	require.Equal(t, l.renew, s.stepLogin(now))
+}
+
+// With static secrets alone a new token is nothing that the task notices.
+func TestTokenMaximumStatic(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.login = fakeRole{ttl: time.Hour, max: 10 * time.Hour}
+		withApp(w, "one")
+		s := w.open(many{"app": app("")})
+		w.sleep(50 * time.Hour)
+		require.GreaterOrEqual(t, w.vault.called("login"), 5)
+		require.Empty(t, w.host.acted())
+		require.Equal(t, 1, w.vault.liveTokens())
+		require.Len(t, w.host.events, 1, w.host.said())
+		withApp(w, "two")
+		w.sleep(20 * time.Second)
+		require.Equal(t, 1, w.host.count("restart"))
+		s.End()
+	})
+}
+
+// C6: a token that is revoked behind our back is seen, and all that died with it is made anew.
+func TestTokenRevoked(t *testing.T) {
+	for name, all := range map[string]many{"leases": {"db": db("")}, "static": {"app": app("")}} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				withDB(w)
+				withApp(w, "one")
+				s := w.open(all)
+				w.sleep(10 * time.Minute)
+				w.vault.with(func() { clear(w.vault.tokens) })
+				w.sleep(time.Minute + 3*time.Second)
+				require.Equal(t, 1, w.vault.liveTokens())
+				require.Equal(t, 2, w.vault.called("login"))
+				if name == "leases" {
+					require.Equal(t, 1, w.host.count("restart"))
+					require.Len(t, w.vault.live("database/creds/app"), 1)
+				} else {
+					require.Empty(t, w.host.acted())
+				}
+				s.End()
+				synctest.Wait()
+				require.Zero(t, w.vault.liveTokens())
+			})
+		})
+	}
+}
+
+// vaultBlock gives the task a vault block: Nomad has written a token.
+func (w *world) vaultBlock() {
+	w.vault.with(func() {
+		tok, _ := w.vault.newToken(fakeRole{ttl: 1000 * time.Hour, max: 1000 * time.Hour})
+		w.write("private/vault_token", tok.Value.Text()+"\n")
+	})
+}
+
+// DESIGN 5.1: Nomad's token is never revoked or renewed; leases are revoked one by one.
+func TestVaultBlock(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vaultBlock()
+		s := w.open(many{"db": db("")})
+		require.Equal(t, "secrets: reading with the token of the job's vault block", w.host.said())
+		w.sleep(30 * time.Hour)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+		synctest.Wait()
+		require.Empty(t, w.vault.live("database/creds/app"), "E1")
+		require.Equal(t, 1, w.vault.liveTokens())
+		for _, call := range []string{"login", "revoke-token", "renew-token"} {
+			require.Zero(t, w.vault.called(call), call)
+		}
+	})
+}
+
+// DESIGN 5.1: when Nomad replaces the token, it is followed, and what died with the old is made anew.
+func TestVaultBlockReplaced(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		withApp(w, "one")
+		w.vaultBlock()
+		s := w.open(many{"db": db(""), "app": app("signal")})
+		w.sleep(10 * time.Minute)
+		w.vault.with(func() { clear(w.vault.tokens) })
+		w.sleep(5 * time.Minute)
+		require.Empty(t, w.host.acted(), "only Nomad can give a new one")
+		require.Contains(t, w.host.said(), "the token of the job's vault block is not valid any more; waiting for a new one")
+		w.vaultBlock()
+		w.sleep(10 * time.Second)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		withApp(w, "two")
+		w.sleep(time.Minute)
+		require.Equal(t, 1, w.host.count("signal SIGHUP"))
+		s.End()
+	})
+}
+
+// Leases that died with a token whose place another took at once are looked after soon.
+func TestVaultBlockReplacedAtOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vaultBlock()
+		s := w.open(many{"db": db("")})
+		w.sleep(time.Second)
+		w.vault.with(func() { clear(w.vault.tokens) })
+		w.vaultBlock()
+		w.sleep(followEvery + 4*time.Second)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+	})
+}
+
+// Nomad may replace a token that is still good, too: then nothing else changes.
+func TestVaultBlockReplacedAlive(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vaultBlock()
+		s := w.open(many{"db": db("")})
+		w.vaultBlock()
+		w.sleep(2 * time.Hour)
+		tok, ok := s.identity.token()
+		require.True(t, ok)
+		require.Equal(t, "token-3", tok.Value.Text())
+		require.Empty(t, w.host.acted())
+		require.Len(t, w.host.events, 1, w.host.said())
+		s.End()
+	})
+}
+
+// DESIGN 5: the first found is used.
+func TestTokenOrder(t *testing.T) {
+	const node = "the node's token"
+	for name, tt := range map[string]struct {
+		file, jwt bool
+		env       string
+		want      string
+	}{
+		"all":           {file: true, jwt: true, env: "t", want: "the token of the job's vault block"},
+		"env and jwt":   {jwt: true, env: "t", want: "the token of the job's vault block"},
+		"jwt":           {jwt: true, want: "the task's identity (role nomad-workloads)"},
+		"none but node": {want: node},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				withApp(w, "one")
+				w.vault.with(func() {
+					tok, _ := w.vault.newToken(fakeRole{ttl: time.Hour, max: time.Hour})
+					w.write("node", tok.Value.Text())
+					if tt.env != "" {
+						tt.env = tok.Value.Text()
+					}
+				})
+				w.cfg.TokenFile, w.cfg.TokenFilePaths = w.taskDir+"/node", []string{"secret/*"}
+				w.keeper.Close()
+				w.start()
+				if tt.file {
+					w.vaultBlock()
+				}
+				if !tt.jwt {
+					w.remove("private/vault.jwt")
+				}
+				start := w.startOf(many{"app": app("")})
+				start.Env["VAULT_TOKEN"] = tt.env
+				s, err := w.keeper.Open(w.t.Context(), start, w.host)
+				require.NoError(t, err)
+				require.Equal(t, "secrets: reading with "+tt.want, w.host.said())
+				s.End()
+				if tt.want == node {
+					_, err = w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+					require.ErrorContains(t, err, `secret "db": the operator's token_file_paths do not allow database/creds/app`)
+				}
+			})
+		})
+	}
+}
+
+func TestNoIdentity(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.remove("private/vault.jwt")
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+		require.Equal(t, secrets.Invalid, secrets.KindOf(err))
+		require.ErrorContains(t, err, "identity {")
+		require.Empty(t, w.vault.calls)
+	})
+}
+
+// S2: an expired JWT is an outage, for Nomad renews it when its servers are back.
+func TestExpiredJWT(t *testing.T) {
+	inWorld(t, func(w *world) {
+		jwt := func(exp time.Time) string {
+			claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, exp.Unix()))
+			return "h." + claims + ".s"
+		}
+		withApp(w, "one")
+		w.vault.fail["login"] = secrets.Errorf(secrets.Invalid, "token is expired")
+		w.write("private/vault.jwt", jwt(time.Now().Add(-time.Hour)))
+		time.AfterFunc(time.Minute, func() { w.vault.with(func() { delete(w.vault.fail, "login") }) })
+		s, err := w.keeper.Open(w.t.Context(), w.startOf(many{"app": app("")}), w.host)
+		require.NoError(t, err)
+		s.End()
+
+		w.vault.with(func() { w.vault.fail["login"] = secrets.Errorf(secrets.Invalid, "role not found") })
+		w.write("private/vault.jwt", jwt(time.Now().Add(time.Hour)))
+		_, err = w.keeper.Open(w.t.Context(), w.startOf(many{"app": app("")}), w.host)
+		require.Equal(t, secrets.Invalid, secrets.KindOf(err))
+	})
+}
+
+func TestMatchPath(t *testing.T) {
+	for _, tt := range []struct {
+		glob, path string
+		want       bool
+	}{
+		{"secret/app", "secret/app", true},
+		{"secret/app", "secret/app-1", false},
+		{"secret/app*", "secret/app-1", true},
+		{"secret/*", "secret/a/b", true},
+		{"secret/*", "secret", false},
+		{"secret/+/db", "secret/a/db", true},
+		{"secret/+/db", "secret/a/b/db", false},
+		{"secret/+/db", "secret//db", false},
+		{"secret/*", "secret/../sys/x", false},
+		{"*", "anything/at/all", true},
+		{"", "a", false},
+	} {
+		require.Equal(t, tt.want, matchPath(tt.glob, tt.path), "%s %s", tt.glob, tt.path)
+	}
+}
