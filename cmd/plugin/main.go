@@ -1,0 +1,47 @@
+// nomad-driver-secrets is a Nomad task driver: Nomad's own docker or raw_exec driver, with a
+// secrets lifecycle around it. Its file name says which: see the README.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
+)
+
+func main() {
+	surviveBrokenStderr()
+	if driver.ServeHelper(os.Args) {
+		return
+	}
+	if err := serve(os.Args[0]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// surviveBrokenStderr keeps the process alive when what it logs finds no reader: an agent that was
+// killed, or for a helper a plugin, took the other end of the pipe with it. Without a handler the first
+// line logged would end us (os/signal), perhaps in the middle of a rotation. A handler, and not an
+// ignored signal, which our children would inherit.
+func surviveBrokenStderr() {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+}
+
+// serve is the plugin, until Nomad ends it.
+func serve(path string) error {
+	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true})
+	d, err := driver.New(context.Background(), path, log)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	drivers.Serve(d, log)
+	return nil
+}

@@ -1,0 +1,45 @@
+// Package driver is a Nomad task driver that decorates Nomad's own docker or raw_exec driver with
+// the life of secrets. It is the only package that knows Nomad.
+//
+// A task without secrets is the inner driver's alone: its calls pass through, and nothing here
+// knows of it. A task with secrets is a [task]: to Nomad one process under one id, to the inner
+// driver one process after another under that id.
+//
+// # One task's way
+//
+// StartTask checks the job's words (secrets.Compile), removes what an earlier start left, makes
+// private/ root's own and the secrets directory a tmpfs (L3), opens a lifecycle.Session, which
+// fetches and renders (S1), and has a runner start the process:
+//
+//   - processes (raw_exec) publishes the files, then starts the process with the environment; the
+//     executor is told it over a socket, so it is on no disk.
+//   - containers (docker) starts the container as a launcher, which waits at a FIFO; it sees which
+//     user waits, publishes the files as that user's, and hands over the command that Docker would
+//     have run and the environment (L1).
+//
+// Nomad gets the inner driver's own handle, scrubbed (L2). From then on the session watches, and
+// calls the task, which is its lifecycle.Host, when secrets change.
+//
+// # Restarts in place (C8)
+//
+// Restart stops, destroys and starts under the inner driver while WaitTask stays blocked, because
+// it waits for the task and not for a process. Calls that come meanwhile wait at a gate. StopTask
+// cancels the restart at whatever step it is. The log FIFOs are held open from the first process to
+// the task's end, for Nomad's log collector stops for good when a FIFO's last writer is gone.
+//
+// # What is kept for recovery
+//
+// Nomad keeps the first process's handle only, so the journal has the current one, with the
+// wrapped driver's config (notes). RecoverTask goes by the journal (C4); without one, the task is
+// the inner driver's.
+//
+// A crash in the midst of a restart in place leaves the session with a change that the task was not
+// told of, so it restarts it again: the task is taken up as one in a swap. Only where there was no
+// process at all, and so nobody who kept the log FIFOs, does Nomad restart it.
+//
+// # Limits of the plugin boundary
+//
+// Capabilities.MountConfigs and DisableLogCollection, and TaskConfig.ParentJobID, do not cross it:
+// raw_exec refuses mounts by itself; with disable_log_collection Nomad still starts its log
+// collector; and the docker label parent_job_id is not set.
+package driver

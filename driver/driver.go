@@ -1,0 +1,174 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// Driver is what both served drivers have in common: the inner driver, and around it the tasks
+// that have secrets. A task without secrets is the inner driver's alone: it is in no table here.
+type Driver struct {
+	name    string
+	wrapped wrapped
+	inner   drivers.DriverPlugin
+	ctx     context.Context // ends with the plugin
+	cancel  context.CancelFunc
+	log     hclog.Logger
+	events  *events
+	tasks   *tasks
+
+	mu     sync.Mutex // guards what follows
+	opts   options
+	keeper *lifecycle.Keeper // made at first use, for SetConfig must have no side effects
+}
+
+func newDriver(ctx context.Context, name string, w wrapped, log hclog.Logger) *Driver {
+	ctx, cancel := context.WithCancel(ctx)
+	inner := w.open(ctx, log)
+	opts, err := parseOptions(name, nil)
+	if err != nil {
+		panic(err) // our own defaults
+	}
+	return &Driver{
+		name: name, wrapped: w, inner: inner, ctx: ctx, cancel: cancel, log: log.Named(name), opts: opts,
+		events: newEvents(ctx, log, inner), tasks: newTasks(),
+	}
+}
+
+// SetConfig checks our block and gives the inner driver its own. It has no other effect: the
+// binary runs three times when an agent starts, and two of them only ask.
+func (d *Driver) SetConfig(c *base.Config) error {
+	opts, err := parseOptions(d.name, c.PluginConfig)
+	if err != nil {
+		return err
+	}
+	inner := *c
+	if d.wrapped.name == wrappedDocker.name && beside(d.name) {
+		if inner.PluginConfig, err = withoutReconciler(c.PluginConfig); err != nil {
+			return fmt.Errorf("plugin %q: %w", d.name, err)
+		}
+	}
+	if err := d.inner.SetConfig(&inner); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opts = opts
+	return nil
+}
+
+// keep is the keeper of all tasks' secrets, made when it is first needed.
+func (d *Driver) keep() (*lifecycle.Keeper, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.keeper != nil {
+		return d.keeper, nil
+	}
+	vault, err := secrets.NewVault(d.opts.vault)
+	if err != nil {
+		return nil, err
+	}
+	cfg := d.opts.lifecycle
+	cfg.Provider, cfg.Log = vault, d.log
+	d.keeper, err = lifecycle.New(cfg)
+	return d.keeper, err
+}
+
+// Close ends the watch over all tasks and joins it; a restart in place that is under way is brought
+// to its end first. The tasks run on: the next process of this plugin takes them up by the journal.
+func (d *Driver) Close() {
+	d.mu.Lock()
+	keeper := d.keeper
+	d.mu.Unlock()
+	if keeper != nil {
+		keeper.Close()
+	}
+	d.cancel()
+	d.events.join()
+}
+
+// Capabilities are the inner driver's.
+func (d *Driver) Capabilities() (*drivers.Capabilities, error) { return d.inner.Capabilities() }
+
+// TaskEvents are the inner driver's and ours.
+func (d *Driver) TaskEvents(ctx context.Context) (<-chan *drivers.TaskEvent, error) {
+	return d.events.subscribe(ctx)
+}
+
+// WaitTask answers when the task ends, which a restart by rotation is not (C8).
+func (d *Driver) WaitTask(ctx context.Context, taskID string) (<-chan *drivers.ExitResult, error) {
+	if t := d.tasks.get(taskID); t != nil {
+		return t.wait(ctx), nil
+	}
+	return d.inner.WaitTask(ctx, taskID)
+}
+
+// StopTask stops the task's process. It wins over a rotation, at once (C8).
+func (d *Driver) StopTask(taskID string, timeout time.Duration, signal string) error {
+	if t := d.tasks.get(taskID); t != nil {
+		return t.stop(timeout, signal)
+	}
+	return d.inner.StopTask(taskID, timeout, signal)
+}
+
+// DestroyTask removes what is left of a stopped task.
+func (d *Driver) DestroyTask(taskID string, force bool) error {
+	if t := d.tasks.get(taskID); t != nil {
+		return t.destroy(force)
+	}
+	return d.inner.DestroyTask(taskID, force)
+}
+
+// InspectTask says how the task does. The inner driver's answer would name only its current
+// process; once ended, the result is the task's.
+func (d *Driver) InspectTask(taskID string) (*drivers.TaskStatus, error) {
+	if err := d.settled(d.ctx, taskID); err != nil {
+		return nil, err
+	}
+	if t := d.tasks.get(taskID); t != nil {
+		return t.inspect()
+	}
+	return d.inner.InspectTask(taskID)
+}
+
+// TaskStats streams the usage of the task, over all its processes.
+func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
+	if t := d.tasks.get(taskID); t != nil {
+		return t.stats(ctx, interval)
+	}
+	return d.inner.TaskStats(ctx, taskID, interval)
+}
+
+// SignalTask signals the task's process.
+func (d *Driver) SignalTask(taskID string, signal string) error {
+	if err := d.settled(d.ctx, taskID); err != nil {
+		return err
+	}
+	return d.inner.SignalTask(taskID, signal)
+}
+
+// ExecTask runs a command in the task, with its current secrets in the environment.
+func (d *Driver) ExecTask(taskID string, cmd []string, timeout time.Duration) (*drivers.ExecTaskResult, error) {
+	if t := d.tasks.get(taskID); t != nil {
+		return t.exec(cmd, timeout)
+	}
+	return d.inner.ExecTask(taskID, cmd, timeout)
+}
+
+// settled waits while a task is between two processes: the inner driver would answer "not found",
+// which Nomad takes for dead (C8). It is nil at once for a task without secrets.
+func (d *Driver) settled(ctx context.Context, taskID string) error {
+	if t := d.tasks.get(taskID); t != nil {
+		return t.swap.wait(ctx)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package launcher
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// ContainerPath is where the launcher is bound into a container, read-only.
+const ContainerPath = "/.nomad-secrets-launcher"
+
+// defaultDirs are on the root file system of most machines. Not /run, which Debian mounts noexec.
+var defaultDirs = []string{"/var/lib/nomad-driver-secrets", "/usr/local/lib/nomad-driver-secrets"}
+
+// Install puts the launcher into the first usable of dirs (without any: the default ones) and gives
+// its path there. Its name has the content's hash, so that an upgrade adds a file: those of running
+// containers stay. A file of that name with other content is replaced.
+//
+// A directory is usable if only root can write to it, and to all above it, and programs may be run
+// from it.
+func Install(dirs ...string) (hostPath string, err error) {
+	if len(dirs) == 0 {
+		dirs = defaultDirs
+	}
+	var unusable []error
+	for _, dir := range dirs {
+		path, err := installIn(dir)
+		if err == nil {
+			return path, nil
+		}
+		unusable = append(unusable, fmt.Errorf("%s: %w", dir, err))
+	}
+	return "", fmt.Errorf("no directory for the launcher: %w", errors.Join(unusable...))
+}
+
+func installIn(dir string) (string, error) {
+	if !filepath.IsAbs(dir) {
+		return "", errors.New("not an absolute path")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	// Docker resolves symlinks in what it binds: so what is checked is what is used.
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := onlyRootWrites(dir); err != nil {
+		return "", err
+	}
+	var fsys unix.Statfs_t
+	if err := unix.Statfs(dir, &fsys); err != nil {
+		return "", fmt.Errorf("statfs: %w", err)
+	}
+	if fsys.Flags&unix.MS_NOEXEC != 0 { // statfs(2): ST_NOEXEC, the same bit
+		return "", errors.New("its file system is mounted noexec")
+	}
+	sum := sha256.Sum256(binary)
+	path := filepath.Join(dir, "launcher-"+hex.EncodeToString(sum[:8]))
+	if intact(path) {
+		return path, nil
+	}
+	if err := write(path); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// onlyRootWrites checks dir and every directory above it. Above it, one that others may write to is
+// as good if it is sticky: they cannot rename what is root's.
+func onlyRootWrites(dir string) error {
+	for d := dir; ; d = filepath.Dir(d) {
+		var st unix.Stat_t
+		if err := unix.Lstat(d, &st); err != nil {
+			return fmt.Errorf("stat %s: %w", d, err)
+		}
+		if st.Uid != 0 {
+			return fmt.Errorf("%s is owned by user %d, not by root", d, st.Uid)
+		}
+		if st.Mode&0o022 != 0 && (d == dir || st.Mode&unix.S_ISVTX == 0) {
+			return fmt.Errorf("%s can be written to by others than root (mode %04o)", d, st.Mode&0o7777)
+		}
+		if d == "/" {
+			return nil
+		}
+	}
+}
+
+// intact reports whether path is the launcher, as root's, which nobody can change.
+func intact(path string) bool {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil || st.Mode != unix.S_IFREG|0o555 || st.Uid != 0 || st.Size != int64(len(binary)) {
+		return false
+	}
+	content, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(content, binary)
+}
+
+// write swaps the file in, so that whoever installs at the same time, or starts a container, finds
+// either none or a whole one.
+func write(path string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(binary)
+	err = errors.Join(err, f.Chmod(0o555), f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

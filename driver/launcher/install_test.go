@@ -1,0 +1,104 @@
+package launcher
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+// The bound of the issue "No trace".
+func TestSize(t *testing.T) {
+	must.LessEq(t, 2_500_000, len(binary))
+}
+
+func TestInstall(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	path, err := Install(dir)
+	must.NoError(t, err)
+	must.True(t, intact(path))
+	must.Eq(t, dir, filepath.Dir(path))
+	first, err := os.Stat(path)
+	must.NoError(t, err)
+
+	again, err := Install(dir)
+	must.NoError(t, err)
+	must.Eq(t, path, again)
+	second, err := os.Stat(path)
+	must.NoError(t, err)
+	must.True(t, os.SameFile(first, second), must.Sprint("what is intact stays, a container may run it"))
+
+	for name, spoil := range map[string]func(){
+		"content":    func() { must.NoError(t, os.WriteFile(path, make([]byte, len(binary)), 0o555)) },
+		"mode":       func() { must.NoError(t, os.Chmod(path, 0o775)) },
+		"owner":      func() { must.NoError(t, os.Chown(path, 7, 7)) },
+		"removed":    func() { must.NoError(t, os.Remove(path)) },
+		"a symlink":  func() { must.NoError(t, os.Remove(path)); must.NoError(t, os.Symlink("/bin/busybox", path)) },
+		"other file": func() { must.NoError(t, os.WriteFile(filepath.Join(dir, "launcher-0123456789abcdef"), nil, 0o555)) },
+	} {
+		spoil()
+		again, err := Install(dir)
+		must.NoError(t, err, must.Sprint(name))
+		must.Eq(t, path, again)
+		must.True(t, intact(path), must.Sprint(name))
+	}
+	files, err := os.ReadDir(dir)
+	must.NoError(t, err)
+	must.SliceLen(t, 2, files, must.Sprint("old versions are left, nothing else is"))
+}
+
+func TestInstallAtTheSameTime(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			path, err := Install(dir)
+			must.NoError(t, err)
+			must.True(t, intact(path))
+		})
+	}
+	wg.Wait()
+	files, err := os.ReadDir(dir)
+	must.NoError(t, err)
+	must.SliceLen(t, 1, files)
+}
+
+// L1: root-owned, and on a file system that programs may be run from.
+func TestInstallWhereItMayNot(t *testing.T) {
+	noexec := t.TempDir()
+	must.NoError(t, unix.Mount("tmpfs", noexec, "tmpfs", unix.MS_NOEXEC, "mode=0755"))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(noexec, unix.MNT_DETACH)) })
+	writable := t.TempDir()
+	must.NoError(t, os.Chmod(writable, 0o777|os.ModeSticky))
+	below := filepath.Join(t.TempDir(), "open", "below")
+	must.NoError(t, os.MkdirAll(below, 0o755))
+	must.NoError(t, os.Chmod(filepath.Dir(below), 0o777))
+	others := filepath.Join(t.TempDir(), "others", "below")
+	must.NoError(t, os.MkdirAll(others, 0o755))
+	must.NoError(t, os.Chown(filepath.Dir(others), 7, 7))
+	link := filepath.Join(t.TempDir(), "link")
+	must.NoError(t, os.Symlink(noexec, link))
+	file := filepath.Join(t.TempDir(), "file")
+	must.NoError(t, os.WriteFile(file, nil, 0o644))
+
+	for dir, want := range map[string]string{
+		noexec:     "mounted noexec",
+		link:       "mounted noexec",
+		writable:   "can be written to by others than root (mode 1777)",
+		below:      "can be written to by others than root (mode 0777)",
+		others:     "is owned by user 7, not by root",
+		file:       "not a directory",
+		"relative": "not an absolute path",
+	} {
+		_, err := Install(dir)
+		must.ErrorContains(t, err, want)
+		must.ErrorContains(t, err, dir)
+	}
+	good := t.TempDir()
+	path, err := Install(noexec, writable, good)
+	must.NoError(t, err)
+	must.Eq(t, good, filepath.Dir(path))
+}

@@ -1,0 +1,49 @@
+package launcher
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+)
+
+const execForEver = "LAUNCHER_TEST_EXEC_FOR_EVER"
+
+// As a program of its own, the test becomes itself over and over, as a Go program does: not in its first
+// thread.
+func init() {
+	if os.Getenv(execForEver) == "" {
+		return
+	}
+	go func() {
+		runtime.LockOSThread()
+		_ = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+	}()
+	select {}
+}
+
+// A process does not die by becoming another program, though its first thread does.
+func TestAliveOverExec(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), execForEver+"=1")
+	must.NoError(t, cmd.Start())
+	t.Cleanup(func() { // it would go on for ever
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	alive := Alive(cmd.Process.Pid)
+	for until := time.Now().Add(time.Second); time.Now().Before(until); {
+		must.NoError(t, alive())
+	}
+	must.NoError(t, cmd.Process.Kill())
+	for until := time.Now().Add(10 * time.Second); alive() == nil; { // not waited for: a zombie
+		must.True(t, time.Now().Before(until), must.Sprint("a killed process counts as alive"))
+	}
+	_, err := cmd.Process.Wait()
+	must.NoError(t, err)
+	must.Error(t, alive())
+}

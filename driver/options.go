@@ -1,0 +1,201 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/base"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// pluginConfig is the part of a plugin's config that this project reads: its own block, and what
+// it must know of the wrapped driver's.
+type pluginConfig struct {
+	Secrets  *secretsConfig `codec:"secrets"` // nil: the block is left out
+	Endpoint string         `codec:"endpoint"`
+	TLS      struct {
+		Cert string `codec:"cert"`
+		Key  string `codec:"key"`
+		CA   string `codec:"ca"`
+	} `codec:"tls"`
+}
+
+type secretsConfig struct {
+	Address            string    `codec:"address"`
+	Namespace          string    `codec:"namespace"`
+	CACert             string    `codec:"ca_cert"`
+	CAPath             string    `codec:"ca_path"`
+	ClientCert         string    `codec:"client_cert"`
+	ClientKey          string    `codec:"client_key"`
+	TLSServerName      string    `codec:"tls_server_name"`
+	TLSSkipVerify      bool      `codec:"tls_skip_verify"`
+	JWT                jwtConfig `codec:"jwt"`
+	PollInterval       string    `codec:"poll_interval"`
+	LeaseCheckInterval string    `codec:"lease_check_interval"`
+	RequestRate        float64   `codec:"request_rate"`
+	StartTimeout       string    `codec:"start_timeout"`
+	FromPolicies       string    `codec:"from_policies"`
+	TokenFile          string    `codec:"token_file"`
+	TokenFilePaths     []string  `codec:"token_file_paths"`
+	StateDir           string    `codec:"state_dir"`
+}
+
+type jwtConfig struct {
+	Path string `codec:"path"`
+	Role string `codec:"role"`
+	File string `codec:"file"`
+}
+
+// defaultSecretsConfig is the options of a plugin without a `secrets` block, and of one whose `jwt` block is
+// left out: the schema's own defaults reach only blocks that are written.
+func defaultSecretsConfig() secretsConfig {
+	return secretsConfig{
+		JWT:                jwtConfig{Path: "jwt-nomad", Role: "nomad-workloads", File: "private/vault.jwt"},
+		PollInterval:       "10s",
+		LeaseCheckInterval: "60s",
+		RequestRate:        20,
+		StartTimeout:       "2m",
+		FromPolicies:       "off",
+		StateDir:           "/run/nomad-driver-secrets",
+	}
+}
+
+// options is a plugin's config, checked.
+type options struct {
+	vault     secrets.VaultConfig
+	lifecycle lifecycle.Config // all but the provider and the log
+	docker    dockerEndpoint
+	// fromPolicies is for jobs that say nothing of it.
+	fromPolicies string
+}
+
+type dockerEndpoint struct{ host, cert, key, ca string }
+
+// parseOptions checks a plugin's config. An error names the key. Certificates and token files are
+// not looked at: one that is missing is no reason to stop an agent (DESIGN 4).
+func parseOptions(name string, raw []byte) (options, error) {
+	var cfg pluginConfig
+	if len(raw) > 0 {
+		if err := base.MsgPackDecode(raw, &cfg); err != nil {
+			return options{}, fmt.Errorf("plugin %q: %w", name, err)
+		}
+	}
+	s := defaultSecretsConfig()
+	if cfg.Secrets != nil {
+		jwt := s.JWT
+		if s = *cfg.Secrets; s.JWT == (jwtConfig{}) {
+			s.JWT = jwt
+		}
+	}
+	if err := s.check(); err != nil {
+		return options{}, fmt.Errorf("plugin %q: %w", name, err)
+	}
+	return options{
+		vault: secrets.VaultConfig{
+			Address: s.Address, Namespace: s.Namespace,
+			CACert: s.CACert, CAPath: s.CAPath, ClientCert: s.ClientCert, ClientKey: s.ClientKey,
+			TLSServerName: s.TLSServerName, TLSSkipVerify: s.TLSSkipVerify,
+			// What the server says of its mounts is not believed for longer than what it says of leases.
+			MountMaxAge: mustDuration(s.LeaseCheckInterval),
+		},
+		lifecycle: lifecycle.Config{
+			StateDir: filepath.Join(s.StateDir, name),
+			JWTMount: s.JWT.Path, JWTRole: s.JWT.Role, JWTFile: s.JWT.File,
+			TokenFile: s.TokenFile, TokenFilePaths: s.TokenFilePaths,
+			Namespace:          s.Namespace,
+			PollInterval:       mustDuration(s.PollInterval),
+			LeaseCheckInterval: mustDuration(s.LeaseCheckInterval),
+			StartTimeout:       mustDuration(s.StartTimeout),
+			RequestRate:        s.RequestRate,
+		},
+		fromPolicies: s.FromPolicies,
+		docker:       dockerEndpoint{host: cfg.Endpoint, cert: cfg.TLS.Cert, key: cfg.TLS.Key, ca: cfg.TLS.CA},
+	}, nil
+}
+
+func (s secretsConfig) check() error {
+	var errs []error
+	refuse := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("secrets.%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	if s.Address != "" {
+		if _, err := secrets.NewVault(secrets.VaultConfig{Address: s.Address}); err != nil {
+			errs = append(errs, fmt.Errorf("secrets.%w", err)) // it begins with the key
+		}
+	}
+	for _, d := range []struct {
+		key, value string
+		least      time.Duration
+	}{
+		{"poll_interval", s.PollInterval, time.Second},
+		{"lease_check_interval", s.LeaseCheckInterval, time.Second},
+		{"start_timeout", s.StartTimeout, time.Second},
+	} {
+		switch v, err := time.ParseDuration(d.value); {
+		case err != nil:
+			refuse(d.key, "%q is not a duration; write it like \"10s\" or \"2m\"", d.value)
+		case v < d.least:
+			refuse(d.key, "%s is too short; the least is %s", d.value, d.least)
+		}
+	}
+	if s.RequestRate <= 0 {
+		refuse("request_rate", "%v is not a rate; give the requests a second, more than 0", s.RequestRate)
+	}
+	switch s.FromPolicies {
+	case "off", "env", "files", "all":
+	default:
+		refuse("from_policies", "%q is not known; use off, env, files or all", s.FromPolicies)
+	}
+	if !filepath.IsAbs(s.StateDir) {
+		refuse("state_dir", "%q is not an absolute path", s.StateDir)
+	}
+	if s.TokenFile != "" && !filepath.IsAbs(s.TokenFile) {
+		refuse("token_file", "%q is not an absolute path", s.TokenFile)
+	}
+	if s.TokenFile == "" && len(s.TokenFilePaths) > 0 {
+		refuse("token_file_paths", "set without token_file")
+	}
+	if s.TokenFile != "" && len(s.TokenFilePaths) == 0 {
+		refuse("token_file_paths", "needed with token_file: without it the node's token reads nothing")
+	}
+	if (s.ClientCert == "") != (s.ClientKey == "") {
+		refuse("client_cert", "client_cert and client_key go together")
+	}
+	return errors.Join(errs...)
+}
+
+// mustDuration parses a duration that check has passed.
+func mustDuration(s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
+
+// withoutReconciler is the inner docker driver's config with its container reconciler off. Each
+// docker driver instance removes running Nomad containers that it does not track, so beside the
+// built-in, ours would remove the built-in's (DESIGN 9).
+func withoutReconciler(raw []byte) ([]byte, error) {
+	cfg := map[string]any{}
+	if len(raw) > 0 {
+		if err := base.MsgPackDecode(raw, &cfg); err != nil {
+			return nil, err
+		}
+	}
+	gc, _ := cfg["gc"].(map[string]any)
+	if gc == nil {
+		gc = map[string]any{"image": true, "image_delay": "3m", "container": true}
+		cfg["gc"] = gc
+	}
+	gc["dangling_containers"] = map[string]any{"enabled": false, "period": "5m", "creation_grace": "5m"}
+	var out []byte
+	if err := base.MsgPackEncode(&out, cfg); err != nil {
+		return nil, err
+	}
+	return out, nil
+}

@@ -1,0 +1,82 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"os/user"
+	"strconv"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// processes runs tasks under raw_exec. Their environment reaches the process through the executor
+// alone, so that only what is run in the task later needs the launcher.
+type processes struct {
+	inner drivers.DriverPlugin
+}
+
+func (p *processes) start(_ context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error) {
+	who, err := lookupOwner(t.cfg.User)
+	if err != nil {
+		return process{}, err
+	}
+	if err := publish(who); err != nil {
+		return process{}, err
+	}
+	crashpoint.Reached(crashpoint.FilesPublished, t.cfg.Name)
+	cfg, err := t.innerConfig(revealed(set.Env), t.options)
+	if err != nil {
+		return process{}, err
+	}
+	handle, network, err := p.inner.StartTask(cfg)
+	if err != nil {
+		return process{}, err
+	}
+	crashpoint.Reached(crashpoint.InnerStarted, t.cfg.Name)
+	clean, err := scrub(handle)
+	if err != nil {
+		t.discardProcess()
+		return process{}, err
+	}
+	return process{handle: clean, network: network, owner: who}, nil
+}
+
+// launcherInside is where a process on the host finds the launcher and its secrets.
+func (p *processes) launcherInside(cfg *drivers.TaskConfig) (program, secretsDir string, err error) {
+	program, err = installLauncher()
+	return program, cfg.TaskDir().SecretsDir, err
+}
+
+// lookupOwner is the user that raw_exec runs a task's process as: its own where the job names none.
+func lookupOwner(name string) (owner, error) {
+	if name == "" {
+		return owner{}, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		if u, err = user.LookupId(name); err != nil {
+			return owner{}, fmt.Errorf("the task's user %q is not known on this node: %w", name, err)
+		}
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return owner{}, fmt.Errorf("the id of user %q: %w", name, err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return owner{}, fmt.Errorf("the group of user %q: %w", name, err)
+	}
+	return owner{UID: uid, GID: gid}, nil
+}
+
+// revealed is an environment in the clear, for the one call that hands it to a process.
+func revealed(env map[string]secrets.Value) map[string]string {
+	out := make(map[string]string, len(env))
+	for name, value := range env {
+		out[name] = value.Text()
+	}
+	return out
+}

@@ -1,0 +1,104 @@
+package driver
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/shoenig/test/must"
+)
+
+// E2: a restart in place that a crash cut short is brought to its end, and Nomad sees nothing of it (C8).
+func TestResumedSwap(t *testing.T) {
+	resumed := func(t *testing.T, change func(*fakeRunner, *task)) (*fakeRunner, *task, error) {
+		r := &fakeRunner{inner: newFakeInner()}
+		tk := fakeTask(t, r)
+		change(r, tk)
+		handle := drivers.NewTaskHandle(1)
+		handle.Config = tk.cfg
+		return r, tk, tk.resumeSwap(handle)
+	}
+	oldRuns := func(*fakeRunner, *task) {}
+	oldEnded := func(r *fakeRunner, tk *task) {
+		earlier := newReplacement() // whose the exit is
+		tk.mu.Lock()
+		tk.current = earlier
+		tk.mu.Unlock()
+		r.inner.end(tk.cfg.ID, 0)
+		await(t, earlier.exit)
+	}
+	newRuns := func(r *fakeRunner, tk *task) {
+		oldEnded(r, tk)
+		must.NoError(t, r.inner.DestroyTask(tk.cfg.ID, false))
+	}
+
+	for name, there := range map[string]func(*fakeRunner, *task){"the old process runs": oldRuns, "the new process runs": newRuns} {
+		t.Run(name, func(t *testing.T) {
+			r, tk, err := resumed(t, there)
+			must.NoError(t, err)
+			if name == "the new process runs" {
+				tk.watch() // as RecoverTask does; it finds no process
+			}
+			exits := tk.wait(t.Context())
+			must.NoError(t, await(t, restart(tk)))
+			must.Eq(t, 1, r.starts)
+			notYet(t, exits)
+			r.inner.end(tk.cfg.ID, 7)
+			must.Eq(t, 7, await(t, exits).ExitCode)
+		})
+	}
+	t.Run("the old process has been told to stop, and does", func(t *testing.T) {
+		r, tk, err := resumed(t, oldRuns)
+		must.NoError(t, err)
+		exits := tk.wait(t.Context())
+		r.inner.end(tk.cfg.ID, 0)
+		must.NoError(t, await(t, restart(tk)))
+		must.Eq(t, 1, r.starts)
+		notYet(t, exits)
+	})
+	t.Run("StopTask comes first", func(t *testing.T) {
+		r, tk, err := resumed(t, oldRuns)
+		must.NoError(t, err)
+		exits := tk.wait(t.Context())
+		must.NoError(t, tk.stop(0, "SIGTERM"))
+		must.Eq(t, 143, await(t, exits).ExitCode)
+		must.Zero(t, r.starts)
+		must.Error(t, await(t, restart(tk)))
+		must.Zero(t, r.starts)
+	})
+	t.Run("the old process has ended", func(t *testing.T) { // and no log pipe tells that nobody reads
+		r, tk, err := resumed(t, oldEnded)
+		must.NoError(t, err)
+		tk.watch()
+		must.NoError(t, await(t, restart(tk)))
+		must.Eq(t, 1, r.starts)
+	})
+}
+
+// E2: a crash after a task's end, when its secrets are given back and Nomad has not removed it yet. Its
+// handle is the first process's; what is left of the last one goes, too.
+func TestRecoverAfterTheEnd(t *testing.T) {
+	for _, env := range []map[string]string{nil, {"NOMAD_TASK_NAME": "web"}} {
+		dir := t.TempDir()
+		d := &Driver{name: "raw_exec", wrapped: wrappedRawExec, inner: newFakeInner(), ctx: t.Context(), log: testLog(t)}
+		handle := drivers.NewTaskHandle(1)
+		handle.Config = &drivers.TaskConfig{ID: "alloc/web/1", Name: "web", AllocID: "alloc", AllocDir: dir, Env: env}
+
+		must.NoError(t, os.WriteFile(filepath.Join(dir, "executor"), []byte("sleep 1000"), 0o600))
+		left := exec.Command("sh", "executor", fmt.Sprintf(`{"LogFile":%q}`, filepath.Join(handle.Config.TaskDir().Dir, "executor.out")))
+		left.Dir = dir
+		must.NoError(t, left.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- left.Wait() }()
+
+		must.ErrorIs(t, d.recoverPlain(handle), drivers.ErrTaskNotFound)
+		if env != nil { // the inner driver's alone
+			notYet(t, ended)
+			must.NoError(t, left.Process.Kill())
+		}
+		await(t, ended)
+	}
+}

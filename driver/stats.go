@@ -1,0 +1,81 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+)
+
+// stats streams a task's usage over all its processes. The inner driver's stream ends with each
+// process; ours ends with the task (C8).
+func (t *task) stats(ctx context.Context, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
+	in, err := t.processStats(ctx, interval)
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan *drivers.TaskResourceUsage)
+	go func() {
+		defer close(out)
+		for {
+			if !forward(ctx, in, out) {
+				return
+			}
+			// The process ended. Its end is either the task's, or a swap's, which shuts the gate
+			// before it stops a process.
+			select {
+			case <-t.ended:
+				return
+			case <-ctx.Done():
+				return
+			case <-time.After(statsRetry):
+			}
+			if in, err = t.processStats(ctx, interval); err != nil {
+				return
+			}
+		}
+	}()
+	return out, nil
+}
+
+// statsRetry is the pause before usage is asked for anew, so that a stream which ends at once is
+// not asked for in a tight loop.
+const statsRetry = 100 * time.Millisecond
+
+// processStats is the current process's stream, once there is one.
+func (t *task) processStats(ctx context.Context, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
+	for {
+		if err := t.swap.wait(ctx); err != nil {
+			return nil, err
+		}
+		in, err := t.d.inner.TaskStats(ctx, t.cfg.ID, interval)
+		if err == nil || !errors.Is(err, drivers.ErrTaskNotFound) || t.isEnded() {
+			return in, err
+		}
+		select { // a swap has begun since we passed the gate
+		case <-time.After(statsRetry):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// forward copies until in is closed (true) or nobody reads any more (false).
+func forward(ctx context.Context, in <-chan *drivers.TaskResourceUsage, out chan<- *drivers.TaskResourceUsage) bool {
+	for {
+		select {
+		case usage, ok := <-in:
+			if !ok {
+				return true
+			}
+			select {
+			case out <- usage:
+			case <-ctx.Done():
+				return false
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
