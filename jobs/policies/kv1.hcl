@@ -1,0 +1,3 @@
+path "kv1/app" {
+  capabilities = ["read"]
+}
