@@ -1,0 +1,208 @@
+package harness
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Placement says under which names the plugin is installed (DESIGN 2).
+type Placement int
+
+const (
+	BuiltIn Placement = iota // not at all: Nomad's own drivers
+	InPlace                  // as docker and raw_exec
+	Beside                   // as docker-secrets and raw_exec-secrets
+)
+
+const besideSuffix = "-secrets"
+
+// files are the names in plugin_dir.
+func (p Placement) files() []string {
+	switch p {
+	case InPlace:
+		return []string{"docker", "raw_exec"}
+	case Beside:
+		return []string{"docker" + besideSuffix, "raw_exec" + besideSuffix}
+	default:
+		return nil
+	}
+}
+
+// AgentOptions configure an agent. Fields that end in HCL are added to that block as they are.
+type AgentOptions struct {
+	Name      string
+	Placement Placement
+	Vault     *Vault
+	AuthPath  string
+
+	// Secrets are attributes of the plugin's secrets block, over the harness's defaults; nil values
+	// take a default away.
+	Secrets map[string]any
+	// JWTRole is the role of the secrets block's jwt; empty is DefaultWorkloadRole.
+	JWTRole string
+
+	// DanglingGrace turns the docker drivers' removal of containers that they do not know on, after
+	// this long. It is off unless set: agents of other tests share the Docker engine. Under Beside it
+	// stays off for the built-in driver, as it must (DESIGN 9).
+	DanglingGrace time.Duration
+
+	DockerHCL  string // in config of both docker drivers
+	RawExecHCL string // in config of both raw_exec drivers
+	SecretsHCL string // in the secrets block
+	ClientHCL  string
+	VaultHCL   string
+	AgentHCL   string // at the top level of the client
+	ServerHCL  string // at the top level of the server
+	Meta       map[string]string
+	LogLevel   string // empty is debug
+}
+
+const identityAudience = "vault.io"
+
+// The server and the client are agents of their own, so that a client is restarted without an election.
+const commonConfig = `# Written by the harness.
+name                 = "%[1]s"
+data_dir             = "%[2]s"
+bind_addr            = "127.0.0.1"
+log_level            = "%[3]s"
+disable_update_check = true
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
+ports {
+  http = %[4]d
+  rpc  = %[5]d
+  serf = %[6]d
+}
+vault {
+  enabled               = true
+  address               = "%[7]s"
+  jwt_auth_backend_path = "%[8]s"
+  default_identity {
+    aud = ["` + identityAudience + `"]
+    ttl = "1h"
+  }
+%[9]s}
+`
+
+const serverConfig = `server {
+  enabled          = true
+  bootstrap_expect = 1
+  raft_multiplier  = 1
+}
+`
+
+const clientConfig = `plugin_dir = "%[1]s"
+telemetry {
+  publish_allocation_metrics = true # without it the client asks no driver for stats
+}
+client {
+  enabled           = true
+  servers           = ["127.0.0.1:%[2]d"]
+  network_interface = "lo"
+  cni_path          = "` + cniPath + `"
+  cni_config_dir    = "%[1]s"
+  cpu_total_compute = 100000 # tests are many and small
+  memory_total_mb   = 65536
+  options = {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean" # each waits for a timeout
+  }
+  meta {
+%[3]s  }
+%[4]s}
+%[5]s%[6]s`
+
+func (a *Agent) commonConfig(dataDir string, ports agentPorts) string {
+	o := a.opts
+	level := o.LogLevel
+	if level == "" {
+		level = "debug"
+	}
+	return fmt.Sprintf(commonConfig, o.Name, dataDir, level, ports.http, ports.rpc, ports.serf, o.Vault.Addr, o.AuthPath, block(o.VaultHCL))
+}
+
+func (a *Agent) serverConfig() string {
+	return a.commonConfig(filepath.Join(a.dir, "server"), a.serverPorts) + serverConfig + block(a.opts.ServerHCL)
+}
+
+func (a *Agent) clientConfig() string {
+	o := a.opts
+	drivers := []string{"docker", "raw_exec"}
+	if o.Placement == Beside {
+		drivers = append(drivers, o.Placement.files()...)
+	}
+	var plugins strings.Builder
+	for _, driver := range drivers {
+		fmt.Fprintf(&plugins, "plugin %q {\n  config {\n%s%s  }\n}\n", driver, a.driverConfig(driver), a.secretsBlock(driver))
+	}
+	return a.commonConfig(a.DataDir(), a.clientPorts) + fmt.Sprintf(clientConfig, a.pluginDir(), a.serverPorts.rpc,
+		attributes("    ", o.Meta), block(o.ClientHCL), plugins.String(), block(o.AgentHCL))
+}
+
+func (a *Agent) driverConfig(driver string) string {
+	if strings.HasPrefix(driver, "raw_exec") {
+		return "    enabled = true\n" + block(a.opts.RawExecHCL)
+	}
+	dangling := "enabled = false"
+	if grace := a.opts.DanglingGrace; grace > 0 && driver == a.Driver("docker") {
+		dangling = fmt.Sprintf("period = %q\n        creation_grace = %q", grace/2, grace)
+	}
+	return fmt.Sprintf(`    infra_image      = %q
+    allow_privileged = true
+    volumes {
+      enabled = true
+    }
+    gc {
+      image = false # there is no registry to pull again from
+      dangling_containers {
+        %s
+      }
+    }
+%s`, a.pause, dangling, block(a.opts.DockerHCL))
+}
+
+// secretsBlock is empty for a driver that is Nomad's own.
+func (a *Agent) secretsBlock(driver string) string {
+	if !slices.Contains(a.opts.Placement.files(), driver) {
+		return ""
+	}
+	attrs := map[string]any{
+		"address":              a.opts.Vault.Addr,
+		"poll_interval":        "2s",
+		"lease_check_interval": "10s",
+		"state_dir":            a.StateDir,
+	}
+	maps.Copy(attrs, a.opts.Secrets)
+	role := a.opts.JWTRole
+	if role == "" {
+		role = DefaultWorkloadRole
+	}
+	return fmt.Sprintf("    secrets {\n%s      jwt {\n        path = %q\n        role = %q\n      }\n%s    }\n",
+		attributes("      ", attrs), a.opts.AuthPath, role, block(a.opts.SecretsHCL))
+}
+
+// attributes are `name = value` lines, sorted. JSON's strings, numbers, booleans and lists are HCL's.
+func attributes[V any](indent string, attrs map[string]V) string {
+	var lines strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(attrs)) {
+		value, err := json.Marshal(attrs[name])
+		if err == nil && string(value) != "null" {
+			fmt.Fprintf(&lines, "%s%s = %s\n", indent, name, value)
+		}
+	}
+	return lines.String()
+}
+
+func block(hcl string) string {
+	if hcl == "" {
+		return ""
+	}
+	return strings.TrimRight(hcl, "\n") + "\n"
+}

@@ -1,0 +1,229 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/stretchr/testify/require"
+)
+
+// attacks is what a raw_exec task of another user tries, once it runs. Each line says how it went.
+const attacks = `
+cd "$NOMAD_TASK_DIR/.."
+try() { name=$1; shift; if "$@" >/dev/null 2>&1 </dev/null; then echo "attack $name worked"; else echo "attack $name denied"; fi; }
+try own-file          grep -q . secrets/app/value
+try private-list      ls private
+try private-read      cat private/vault.jwt
+try private-replace   sh -c 'echo x > private/vault.jwt'
+try private-create    touch private/other
+try private-unlink    unlink private/vault.jwt
+try private-symlink   ln -s /etc/passwd private/link
+try private-rename    mv private elsewhere
+try private-rmdir     rmdir private
+try private-unmount   umount private
+try private-mode      chmod 0777 private
+try neighbour-private ls ../other/private
+try neighbour-token   cat ../other/private/vault.jwt
+try neighbour-file    cat ../other/secrets/app/value
+try neighbour-set     touch ../other/secrets/app/more
+try state-list        ls "$1"
+try state-read        sh -c 'cat "$0"/*/*/*/*' "$1"
+try state-create      touch "$1/x"
+try state-rename      mv "$1" "$1.old"
+try state-unmount     umount "$1"
+try launcher-replace  sh -c 'echo x > "$0"' "$2"
+try launcher-unlink   unlink "$2"
+try plugin-environ    cat "/proc/$3/environ"
+echo "attacks done"
+exec sleep 1000
+`
+
+// A raw_exec task of another user can neither read nor replace what the driver reads its identity
+// from, nor the journal, nor other tasks' secrets (DESIGN 5): from the start of its program on, and
+// after a restart in place.
+func TestHostileTask(t *testing.T) {
+	t.Parallel()
+	h := &hunt{lab: newLab(t), known: map[string]bool{}}
+	require.NoError(t, h.Vault.EnableKV2(h.ctx, "secret"))
+	h.put("hostile", "the secret")
+	h.mayRead("hostile", "secret/data/hostile")
+	plugin, err := h.agent.PluginPID("raw_exec")
+	require.NoError(t, err)
+	launchers, err := filepath.Glob("/var/lib/nomad-driver-secrets/launcher-*")
+	require.NoError(t, err)
+	launcher := "/var/lib/nomad-driver-secrets" // none yet, if no test with docker has run
+	if len(launchers) > 0 {
+		launcher = launchers[0]
+	}
+
+	const task = `
+    task "%[1]s" {
+      driver = "raw_exec"
+      %[2]s
+      identity {
+        name     = "vault"
+        aud      = ["vault.io"]
+        ttl      = "1h"
+        file     = true
+        filepath = "private/vault.jwt"
+      }
+      config {
+        command = "/bin/sh"
+        args    = %[3]s
+        role    = "hostile"
+        secret "app" {
+          path    = "secret/hostile"
+          env     = { VALUE = "value" }
+          files   = true
+          splay   = "0s"
+          stagger = "0s"
+        }
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }`
+	args := fmt.Sprintf("[\"-c\", var.attacks, \"hostile\", %q, %q, \"%d\"]", h.agent.StateDir, launcher, plugin)
+	alloc := h.run(fmt.Sprintf("variable \"attacks\" {}\njob \"hostile\" {\n  group \"g\" {%s%s\n  }\n}",
+		fmt.Sprintf(task, "hostile", `user = "nobody"`, args), fmt.Sprintf(task, "other", "", `["-c", "exec sleep 1000"]`)),
+		harness.Var{Name: "attacks", Value: escapeHCL(attacks)})
+
+	check := func(round int) {
+		h.lines(alloc, "hostile", "attacks done", round)
+		tried := strings.Count(attacks, "\ntry ")
+		results := h.lines(alloc, "hostile", "attack ", round*tried)
+		require.Len(t, results, round*tried)
+		for _, result := range results {
+			if strings.HasPrefix(result, "own-file ") {
+				require.Equal(t, "own-file worked", result, "an attack that can do nothing proves nothing")
+				continue
+			}
+			require.True(t, strings.HasSuffix(result, " denied"), result)
+		}
+	}
+	check(1)
+	h.put("hostile", "the secret, rotated")
+	check(2)
+}
+
+// escapeHCL keeps Nomad from taking a shell's variables for its own.
+func escapeHCL(script string) string { return strings.ReplaceAll(script, "${", "$${") }
+
+// A task gets Nomad's token only if it asks for it, however its vault block hands it out (DESIGN 5); and
+// so it stays over a restart in place.
+func TestTokenIsKeptFromTasks(t *testing.T) {
+	t.Parallel()
+	h := &hunt{lab: newLab(t), known: map[string]bool{}}
+	require.NoError(t, h.Vault.EnableKV2(h.ctx, "secret"))
+	h.put("kept", "first")
+	h.mayRead("kept", "secret/data/kept")
+
+	type variant struct{ driver, vault, config string }
+	variants := map[string]variant{
+		"plain":    {"docker", "", ""},
+		"no-env":   {"docker", "env = false", ""},
+		"no-file":  {"docker", "disable_file = true", ""},
+		"asks":     {"docker", "", "expose_token = true"},
+		"raw":      {"raw_exec", "", ""},
+		"raw-asks": {"raw_exec", "", "expose_token = true"},
+	}
+	var tasks strings.Builder
+	for name, v := range variants {
+		image := ""
+		if v.driver == "docker" {
+			image = `image = "${meta.image}"`
+		}
+		fmt.Fprintf(&tasks, `
+    task "%s" {
+      driver = "%s"
+      vault {
+        role = "kept"
+        %s
+      }
+      config {
+        %s
+        command = "testapp"
+        args    = ["sleep"]
+        %s
+        secret "app" {
+          path    = "secret/kept"
+          env     = { VALUE = "value" }
+          splay   = "0s"
+          stagger = "0s"
+        }
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }`, name, v.driver, v.vault, image, v.config)
+	}
+	alloc := h.run(fmt.Sprintf("job \"kept\" {\n  group \"g\" {%s\n  }\n}", tasks.String()))
+
+	for round := 1; round <= 2; round++ {
+		for name, v := range variants {
+			h.lines(alloc, name, "start ", round)
+			token, err := os.ReadFile(alloc.Dir(name, "private", "vault_token"))
+			require.NoError(t, err)
+			require.NotEmpty(t, token)
+			proc := h.taskProcess(alloc, name)
+			environ, err := os.ReadFile(filepath.Join(proc, "environ"))
+			require.NoError(t, err)
+			require.Contains(t, string(environ), "\x00VALUE=", "the environment is the program's")
+			inExec, code, err := alloc.Exec(h.ctx, name, "/bin/sh", "-c", `printf %s "$VAULT_TOKEN"`)
+			require.NoError(t, err)
+			require.Zero(t, code)
+
+			if v.config != "" {
+				require.True(t, bytes.Contains(environ, append([]byte("\x00VAULT_TOKEN="), token...)), "%s asked for the token", name)
+				require.Equal(t, string(token), inExec, "%s asked for the token", name)
+			} else {
+				require.NotContains(t, string(environ), "VAULT_TOKEN", name)
+				require.False(t, bytes.Contains(environ, token), name)
+				require.Empty(t, inExec, name)
+			}
+			if v.driver == "docker" {
+				inside, err := os.ReadFile(filepath.Join(proc, "root", "secrets", "vault_token"))
+				switch {
+				case v.config != "":
+					require.NoError(t, err)
+					require.Equal(t, token, inside, "%s asked for the token", name)
+				case name == "no-file":
+					require.ErrorIs(t, err, os.ErrNotExist, name)
+				default:
+					require.NoError(t, err)
+					require.Empty(t, inside, "the token's file in %s is covered", name)
+				}
+			}
+		}
+		h.put("kept", "second")
+	}
+}
+
+// taskProcess is the /proc directory of a task's program.
+func (h *hunt) taskProcess(alloc *harness.Alloc, task string) (found string) {
+	h.t.Helper()
+	h.until("the process of task "+task, func() error {
+		dirs, _ := filepath.Glob("/proc/[0-9]*")
+		for _, dir := range dirs {
+			comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+			if string(comm) != "testapp\n" {
+				continue
+			}
+			environ, _ := os.ReadFile(filepath.Join(dir, "environ"))
+			environ = append([]byte{0}, environ...)
+			if bytes.Contains(environ, []byte("\x00NOMAD_ALLOC_ID="+alloc.ID+"\x00")) && bytes.Contains(environ, []byte("\x00NOMAD_TASK_NAME="+task+"\x00")) {
+				found = dir
+				return nil
+			}
+		}
+		return fmt.Errorf("none of %d", len(dirs))
+	})
+	return found
+}

@@ -1,0 +1,189 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const envCreds = `echo $DB_USER $DB_PASSWORD`
+
+// fileCreds prints the same of a file with lines user=… and password=…
+func fileCreds(name string) string {
+	return `f=$NOMAD_SECRETS_DIR/` + name + `; echo $(sed -n s/^user=//p $f) $(sed -n s/^password=//p $f)`
+}
+
+// databaseExample has credentials as env, and in a file too.
+func databaseExample(file bool) example {
+	check := func(e *exampleRun) {
+		e.user(envCreds)
+		if file {
+			require.Equal(e.t, e.sh(envCreds), e.sh(fileCreds("db.env")))
+		}
+	}
+	return example{starts: check, changes: check}
+}
+
+// envExample prints values of secret/app-1 from its environment.
+func envExample(script, first, second string) example {
+	return example{
+		starts: func(e *exampleRun) { require.Equal(e.t, first, e.sh(script)) },
+		changes: func(e *exampleRun) {
+			e.prints(script, second)
+			e.newProcess(first != second)
+		},
+	}
+}
+
+// examples are the jobs in jobs/, by name.
+var examples = map[string]example{
+	"readme":            databaseExample(false),
+	"docker-database":   databaseExample(true),
+	"raw_exec-database": databaseExample(true),
+	"vault-block":       databaseExample(false),
+
+	"kv-env":        envExample(`echo $APP_USER $APP_PASSWORD`, "app first", "app second"),
+	"kv-env-prefix": envExample(`test -n "$APP_API_KEY"; echo $APP_USERNAME $APP_PASSWORD`, "app first", "app second"),
+	"kv1":           envExample(`echo $APP_USER $APP_PASSWORD`, "app first", "app first"),
+
+	"kv-version": {
+		starts: func(e *exampleRun) { require.Equal(e.t, "first", e.sh(`echo $APP_PASSWORD`)) },
+		changes: func(e *exampleRun) {
+			require.Equal(e.t, "second", e.field("password"))
+			require.Equal(e.t, "first", e.sh(`echo $APP_PASSWORD`))
+			e.newProcess(false)
+		},
+	},
+	"kv-files": {
+		starts: func(e *exampleRun) {
+			require.Equal(e.t, "app first", e.sh(`cd /secrets/app; echo $(cat username) $(cat password)`))
+			require.Equal(e.t, "0:0:400 0:0:400 1000:1000:440",
+				e.sh(`cd /secrets; echo $(stat -Lc %u:%g:%a app/username app/password shared/password)`))
+		},
+		changes: func(e *exampleRun) {
+			e.prints(`cat /secrets/app/password /secrets/shared/password`, "secondsecond")
+			e.until("a new container", func() error { return e.replaced(0) })
+		},
+	},
+	"template": {
+		starts: func(e *exampleRun) {
+			e.user(fileCreds("app.conf"))
+			require.Equal(e.t, `api_key="`+e.field("api_key")+`"`, e.sh(`grep api_key /secrets/app.conf`))
+		},
+		changes: func(e *exampleRun) {
+			e.user(fileCreds("app.conf"))
+			e.prints(`grep api_key /secrets/app.conf`, `api_key="`+e.field("api_key")+`"`)
+			e.until("a new container", func() error { return e.replaced(0) })
+		},
+	},
+	"pki": {starts: func(e *exampleRun) {
+		cert, key := e.sh(`cat /secrets/tls/cert.pem`), e.sh(`cat /secrets/tls/key.pem`)
+		pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+		require.NoError(e.t, err)
+		require.Len(e.t, pair.Certificate, 2, "certificate and chain")
+		require.NoError(e.t, pair.Leaf.VerifyHostname("web.example.com"))
+		require.WithinDuration(e.t, time.Now().Add(24*time.Hour), pair.Leaf.NotAfter, time.Hour)
+	}},
+	"change-signal": {
+		starts: func(e *exampleRun) { require.Equal(e.t, "first", e.sh(`cat /secrets/app/password`)) },
+		changes: func(e *exampleRun) {
+			e.lines(e.allocs[0], "app", "reloaded", 1)
+			require.Equal(e.t, "second", e.sh(`cat /secrets/app/password`))
+			e.newProcess(false)
+		},
+	},
+	"change-script": {
+		starts: func(e *exampleRun) { require.Equal(e.t, "first", e.sh(`cat /secrets/app/password`)) },
+		changes: func(e *exampleRun) {
+			e.prints(`cat /local/changes`, "changed")
+			require.Equal(e.t, "second", e.sh(`cat /secrets/app/password`))
+			e.newProcess(false)
+		},
+	},
+	"change-noop": {
+		starts: func(e *exampleRun) { require.Equal(e.t, "first", e.sh(`cat /secrets/app/password`)) },
+		changes: func(e *exampleRun) {
+			e.prints(`cat /secrets/app/password`, "second")
+			e.newProcess(false)
+		},
+	},
+	"optional": {
+		starts: func(e *exampleRun) {
+			require.Equal(e.t, "app first", e.sh(`echo $APP_USERNAME $APP_PASSWORD $(env | grep EXTRA_)`))
+			_, err := e.allocs[0].WaitEvent(e.ctx, "app", "nothing is at secret/app-2")
+			require.NoError(e.t, err)
+		},
+		changes: func(e *exampleRun) { e.prints(`echo $APP_PASSWORD`, "second") },
+	},
+	"base64": {
+		starts:  isDecodedKey,
+		changes: isDecodedKey,
+	},
+	"group-stagger": {
+		allocs: 3,
+		starts: func(e *exampleRun) { require.Equal(e.t, "first", e.sh(`echo $APP_PASSWORD`)) },
+		changes: func(e *exampleRun) {
+			restarted := map[int]time.Time{}
+			for i, alloc := range e.allocs {
+				e.until("a new container that runs", func() error {
+					if err := e.replaced(i); err != nil {
+						return err
+					}
+					inspect, err := alloc.Container(e.ctx, "app")
+					if err != nil {
+						return err
+					}
+					if !inspect.State.Running {
+						return errors.New("it is not started yet")
+					}
+					restarted[e.index(i)], err = time.Parse(time.RFC3339Nano, inspect.State.StartedAt)
+					return err
+				})
+			}
+			require.Len(e.t, restarted, 3)
+			for i := range 2 {
+				gap := restarted[i+1].Sub(restarted[i])
+				require.Greater(e.t, gap, 5*time.Second, "between allocations %d and %d: 15 s, give or take what a start takes", i, i+1)
+			}
+		},
+	},
+	"network": {
+		starts: func(e *exampleRun) {
+			e.noted = e.sh(`ip addr show eth0 | grep inet`)
+			require.NotEmpty(e.t, e.noted)
+		},
+		changes: func(e *exampleRun) {
+			e.prints(`echo $APP_PASSWORD`, "second")
+			e.newProcess(true)
+			require.Equal(e.t, e.noted, e.sh(`ip addr show eth0 | grep inet`))
+		},
+	},
+	"expose-token": {
+		starts: func(e *exampleRun) {
+			token := e.sh(`test "$VAULT_TOKEN" = "$(cat /secrets/vault_token)"; echo $VAULT_TOKEN`)
+			client, err := e.agent.Vault().ClientWithToken(token)
+			require.NoError(e.t, err)
+			_, err = client.KVv2("secret").Get(e.ctx, "app-1")
+			require.NoError(e.t, err)
+			require.Equal(e.t, "first", e.sh(`echo $APP_PASSWORD`))
+		},
+		changes: func(e *exampleRun) { e.prints(`echo $APP_PASSWORD`, "second") },
+	},
+}
+
+// isDecodedKey: the file has the bytes that the field stands for.
+func isDecodedKey(e *exampleRun) {
+	key, err := base64.StdEncoding.DecodeString(e.field("api_key"))
+	require.NoError(e.t, err)
+	e.until("the decoded key in its file", func() error {
+		content, err := os.ReadFile(e.allocs[0].SecretsDir("app") + "/api.key")
+		if err == nil && string(content) != string(key) {
+			err = errors.New("it has something else")
+		}
+		return err
+	})
+}

@@ -1,0 +1,376 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/leakscan"
+	"github.com/stretchr/testify/require"
+)
+
+// leakTask has secrets in every way that there is: env, files, template, change_script, leased.
+const leakTask = `
+    task "%[1]s" {
+      driver = "%[1]s"
+      identity {
+        name     = "vault"
+        aud      = ["vault.io"]
+        ttl      = "1h"
+        file     = true
+        filepath = "private/vault.jwt"
+      }
+      config {
+        %[2]s
+        command = "testapp"
+        args    = ["sleep"]
+        role    = "leak"
+        splay   = "0s"
+        stagger = "0s"
+        secret "env" {
+          path = "secret/leak-env"
+          env  = { VALUE = "value" }
+        }
+        secret "files" {
+          path        = "secret/leak-files"
+          files       = true
+          change_mode = "noop"
+        }
+        secret "conf" {
+          path          = "secret/leak-conf"
+          change_mode   = "signal"
+          change_signal = "SIGHUP"
+          file "app.conf" {
+            template = "value = {{ .value | quote }}\n"
+          }
+        }
+        secret "script" {
+          path        = "secret/leak-script"
+          env         = { SCRIPT = "value" }
+          change_mode = "script"
+          change_script {
+            command = "/bin/sh"
+            args    = ["-c", "printf %%s \"$SCRIPT\" | sha256sum >> $NOMAD_ALLOC_DIR/script-%[1]s"]
+          }
+        }
+        secret "db" {
+          path = "database/creds/leak"
+          env  = { DB_USER = "username", DB_PASSWORD = "password" }
+        }
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }`
+
+// leakExposed is a task that asks for Nomad's token.
+const leakExposed = `
+    task "exposed" {
+      driver = "docker"
+      vault {
+        role = "leak"
+      }
+      config {
+        image        = "${meta.image}"
+        command      = "testapp"
+        args         = ["sleep"]
+        expose_token = true
+        secret "env" {
+          path        = "secret/leak-env"
+          env         = { VALUE = "value" }
+          change_mode = "noop"
+        }
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }`
+
+// leakFails are tasks that cannot start: what their errors say is everywhere. The first's would quote
+// a value if text/template had its way; the second's secrets were handed over already.
+var leakFails = map[string]string{
+	"template": `command = "testapp"
+        secret "fails" {
+          path = "secret/leak-fails"
+          file "x" { template = "{{ range .value }}{{ end }}{{ .value.x }}" }
+        }`,
+	"command": `command = "/no/such/program"
+        secret "fails" {
+          path = "secret/leak-fails"
+          env  = { VALUE = "value" }
+          files = true
+        }`,
+	"field": `command = "testapp"
+        secret "fails" {
+          path = "secret/leak-fails"
+          env  = { VALUE = "value", OTHER = "not.there" }
+        }`,
+}
+
+// A secret's value is in none of the places that DESIGN 6 names, at any moment of a task's life
+// (L1, L2, L4). TestScanSees shows that the same search finds today's leaks.
+func TestNoLeaks(t *testing.T) {
+	t.Parallel()
+	h := newHunt(t, harness.AgentOptions{Name: "leak", Placement: harness.InPlace, LogLevel: "trace"})
+	require.NoError(t, h.Vault.EnableDatabase(h.ctx, "database", h.MariaDB))
+	require.NoError(t, h.Vault.DatabaseRole(h.ctx, "database", "leak", time.Hour, 2*time.Hour))
+	secrets := []string{"env", "files", "conf", "script", "fails"}
+	values := map[string]string{}
+	for _, name := range secrets {
+		values[name] = h.put("leak-"+name, name+", first")
+	}
+	h.mayRead("leak", append(each("secret/data/leak-", secrets), "database/creds/leak")...)
+
+	alloc := h.run(fmt.Sprintf("job \"leak\" {\n  group \"g\" {%s%s%s\n  }\n}",
+		fmt.Sprintf(leakTask, "docker", `image = "${meta.image}"`), fmt.Sprintf(leakTask, "raw_exec", ""), leakExposed))
+	tasks := []string{"docker", "raw_exec"}
+	for _, task := range append(tasks, "exposed") {
+		h.lines(alloc, task, "start ", 1)
+	}
+	h.learnJournal()
+	token, err := os.ReadFile(alloc.Dir("exposed", "private", "vault_token"))
+	require.NoError(t, err)
+	h.learn("exposed's token", strings.TrimSpace(string(token)))
+	for _, task := range tasks {
+		h.execSees(alloc, task, "VALUE", values["env"])
+	}
+	h.execSees(alloc, "exposed", "VAULT_TOKEN", strings.TrimSpace(string(token)))
+	h.clean("after the start", alloc)
+
+	// That nothing is found means something only if each place was really looked at: the id of the
+	// allocation is no secret, and is in all of them.
+	h.seesEverywhere(alloc)
+
+	// A script, then a signal, then a restart; each by itself, for several at once are one (C7).
+	values["script"] = h.put("leak-script", "script, second")
+	for _, task := range tasks {
+		h.contains(alloc.Dir("alloc", "script-"+task), sum(values["script"]))
+		// The process itself has the old one.
+		h.execSees(alloc, task, "SCRIPT", values["script"])
+	}
+	values["conf"] = h.put("leak-conf", "conf, second")
+	for _, task := range tasks {
+		h.contains(alloc.Dir(task, "secrets", "app.conf"), strings.Split(values["conf"], `"`)[0])
+	}
+	values["files"] = h.put("leak-files", "files, second")
+	values["env"] = h.put("leak-env", "env, second")
+	for _, task := range tasks {
+		h.lines(alloc, task, "start ", 2)
+		h.execSees(alloc, task, "VALUE", values["env"])
+		h.contains(alloc.Dir(task, "secrets", "files", "value"), values["files"])
+	}
+	h.execSees(alloc, "exposed", "VALUE", values["env"]) // noop: its process has the first
+	h.learnJournal()
+	h.clean("after rotations", alloc)
+
+	failed := h.failedStarts()
+	h.clean("after failed starts", append(failed, alloc)...)
+
+	h.crash(alloc, tasks)
+	h.clean("after a crash of the plugins", append(failed, alloc)...)
+
+	require.NoError(t, h.agent.Restart(h.ctx))
+	h.record()
+	for _, task := range tasks {
+		h.execSees(alloc, task, "VALUE", values["env"])
+		require.Len(t, h.lines(alloc, task, "start ", 2), 2, "an agent's restart starts nothing (C4)")
+	}
+	h.clean("after the agent's restart", append(failed, alloc)...)
+
+	for _, job := range h.jobs {
+		require.NoError(t, job.Stop(h.ctx))
+	}
+	h.clean("after the stop", append(failed, alloc)...)
+	// What recovery needed is needed no more.
+	h.until("the journal to be empty of values", func() error {
+		return noHits(h.scan(leakscan.Tree("journal", h.agent.StateDir, leakscan.TreeOptions{})))
+	})
+}
+
+// failedStarts runs jobs that cannot start, on both drivers, until they have failed.
+func (h *hunt) failedStarts() []*harness.Alloc {
+	h.t.Helper()
+	var groups strings.Builder
+	for name, config := range leakFails {
+		for driver, image := range map[string]string{"docker": `image = "${meta.image}"`, "raw_exec": ""} {
+			fmt.Fprintf(&groups, `
+  group "%[1]s-%[2]s" {
+    restart {
+      attempts = 0
+      mode     = "fail"
+    }
+    reschedule {
+      attempts  = 0
+      unlimited = false
+    }
+    task "fails" {
+      driver = "%[2]s"
+      identity {
+        name     = "vault"
+        aud      = ["vault.io"]
+        ttl      = "1h"
+        file     = true
+        filepath = "private/vault.jwt"
+      }
+      config {
+        %[3]s
+        role = "leak"
+        %[4]s
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }
+  }`, name, driver, image, config)
+		}
+	}
+	job := h.submit(fmt.Sprintf("job \"leak-fails\" {%s\n}", groups.String()))
+	var allocs []*harness.Alloc
+	h.until("all groups to fail", func() (err error) {
+		if allocs, err = job.Allocs(h.ctx); err != nil {
+			return err
+		}
+		failed := 0
+		for _, alloc := range allocs {
+			if info, err := alloc.Info(h.ctx); err == nil && info.ClientStatus == "failed" {
+				failed++
+			}
+		}
+		if want := 2 * len(leakFails); failed != want {
+			return fmt.Errorf("%d of %d have failed", failed, want)
+		}
+		return nil
+	})
+	return allocs
+}
+
+// crash has the Go runtime print every goroutine's stack, as a panic does with GOTRACEBACK=all, and
+// end the plugins. Nomad puts what a plugin prints into its own log.
+func (h *hunt) crash(alloc *harness.Alloc, tasks []string) {
+	h.t.Helper()
+	before := strings.Count(h.agentLog(), "SIGQUIT: quit")
+	for _, task := range tasks {
+		pid, err := h.agent.PluginPID(task)
+		require.NoError(h.t, err)
+		require.NoError(h.t, syscall.Kill(pid, syscall.SIGQUIT))
+		h.until("another "+task+" plugin", func() error {
+			now, err := h.agent.PluginPID(task)
+			if err == nil && now == pid {
+				err = errors.New("it is still there")
+			}
+			return err
+		})
+		// The tasks are there again, and their secrets known.
+		h.until("exec in "+task, func() error {
+			out, code, err := alloc.Exec(h.ctx, task, "sh", "-c", "printf %s \"$VALUE\"")
+			if err == nil && (code != 0 || out == "") {
+				err = fmt.Errorf("exit code %d", code)
+			}
+			return err
+		})
+	}
+	log := h.agentLog()
+	require.Equal(h.t, before+len(tasks), strings.Count(log, "SIGQUIT: quit"), "the plugins print why they ended")
+	require.Contains(h.t, log, "driver.(*task).watch", "the plugins print where their goroutines were")
+}
+
+func (h *hunt) agentLog() string {
+	log, err := os.ReadFile(h.agent.LogPath)
+	require.NoError(h.t, err)
+	return string(log)
+}
+
+// leakControl is how a job gets an environment secret with Nomad alone.
+const leakControl = `
+    task "%[1]s" {
+      driver = "%[1]s"
+      vault {
+        role = "leak-control"
+      }
+      template {
+        data        = "VALUE={{ with secret \"secret/leak-%[1]s\" }}{{ .Data.data.value | toJSON }}{{ end }}"
+        destination = "secrets/env"
+        env         = true
+      }
+      config {
+        %[2]s
+        command = "testapp"
+        args    = ["sleep"]
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }`
+
+// The scan of TestNoLeaks sees: with Nomad's own drivers it finds the values where they are today.
+func TestScanSees(t *testing.T) {
+	t.Parallel()
+	h := newHunt(t, harness.AgentOptions{Name: "leak-control", Placement: harness.BuiltIn, LogLevel: "trace"})
+	h.put("leak-docker", "docker's")
+	h.put("leak-raw_exec", "raw_exec's")
+	h.mayRead("leak-control", "secret/data/leak-docker", "secret/data/leak-raw_exec")
+	alloc := h.run(fmt.Sprintf("job \"leak-control\" {\n  group \"g\" {%s%s\n  }\n}",
+		fmt.Sprintf(leakControl, "docker", `image = "${meta.image}"`), fmt.Sprintf(leakControl, "raw_exec", "")))
+	h.lines(alloc, "docker", "start ", 1)
+	h.lines(alloc, "raw_exec", "start ", 1)
+
+	report := h.scan(h.sources(alloc)...)
+	container, err := alloc.Container(h.ctx, "docker")
+	require.NoError(t, err)
+	for what, want := range map[string]struct{ canary, place string }{
+		"docker inspect":                 {"docker's", "docker inspect"},
+		"the container's config on disk": {"docker's", "/containers/" + container.ID + "/config.v2.json"},
+		"containerd's metadata":          {"docker's", "/io.containerd.metadata.v1.bolt/meta.db"},
+		"the container's run directory":  {"docker's", "/" + container.ID + "/config.json"},
+		"Nomad's state.db":               {"raw_exec's", "/state.db"},
+	} {
+		require.True(t, found(report, want.canary, want.place), "%s is not among what was found:\n%s", what, lines(report.Hits))
+	}
+}
+
+// recording is Nomad's stream of events, from its beginning.
+type recording struct {
+	mu  sync.Mutex
+	all []byte
+}
+
+func (r *recording) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, b...)
+	return len(b), nil
+}
+
+func (r *recording) bytes() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]byte(nil), r.all...)
+}
+
+// newHunt is a lab on an agent of its own, for as long as the test takes.
+func newHunt(t *testing.T, opts harness.AgentOptions) *hunt {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	agent, err := shared.NewAgent(ctx, opts)
+	if agent != nil {
+		t.Cleanup(func() { require.NoError(t, agent.Close()) })
+	}
+	require.NoError(t, err)
+	h := &hunt{lab: newLabOn(t, agent), known: map[string]bool{}, events: new(recording)}
+	t.Cleanup(cancel)
+	h.ctx = ctx
+	require.NoError(t, h.Vault.EnableKV2(h.ctx, "secret"))
+	h.record()
+	return h
+}

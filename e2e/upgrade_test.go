@@ -1,0 +1,156 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"testing"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/stretchr/testify/require"
+)
+
+// A plugin upgraded under running tasks restarts none; commands in a container go through the launcher
+// that it was started with, and the next process has the new one (L1, DESIGN 2).
+func TestUpgradeUnderRunningTasks(t *testing.T) {
+	t.Parallel()
+	h := newHunt(t, harness.AgentOptions{Name: "upgrade", Placement: harness.InPlace})
+	values := map[string]string{"restart": h.put("upgrade-restart", "first"), "noop": h.put("upgrade-noop", "first, too")}
+	h.mayRead("upgrade", "secret/data/upgrade-restart", "secret/data/upgrade-noop")
+	var tasks string
+	drivers := map[string]string{"docker": `image = "${meta.image}"`, "raw_exec": ""}
+	for driver, image := range drivers {
+		tasks += fmt.Sprintf(`
+    task "%[1]s" {
+      driver = "%[1]s"
+      identity {
+        name     = "vault"
+        aud      = ["vault.io"]
+        ttl      = "1h"
+        file     = true
+        filepath = "private/vault.jwt"
+      }
+      config {
+        %[2]s
+        command = "testapp"
+        args    = ["sleep"]
+        role    = "upgrade"
+        splay   = "0s"
+        stagger = "0s"
+        secret "a" {
+          path = "secret/upgrade-restart"
+          env  = { RESTART = "value" }
+        }
+        secret "b" {
+          path        = "secret/upgrade-noop"
+          env         = { NOOP = "value" }
+          change_mode = "noop"
+        }
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }`, driver, image)
+	}
+	alloc := h.run("job \"upgrade\" {\n  group \"g\" {" + tasks + "\n  }\n}")
+	for driver := range drivers {
+		h.lines(alloc, driver, "start ", 1)
+	}
+	launcher, args := h.launcherOf(alloc)
+	// The container shows what it runs, for whoever looks at it.
+	require.Equal(t, []string{"--", "testapp", "sleep"}, args[len(args)-3:])
+
+	plugin := upgradedPlugin(t)
+	for driver := range drivers {
+		require.NoError(t, h.agent.InstallPlugin(plugin, driver))
+	}
+	require.NoError(t, h.agent.Restart(h.ctx))
+	h.until("the node to have the new plugin", func() error {
+		node, err := h.agent.Node(h.ctx)
+		if err != nil {
+			return err
+		}
+		for driver := range drivers {
+			if version := node.Attributes["driver."+driver+".secrets"]; version != upgradedVersion {
+				return fmt.Errorf("its %s is %s", driver, version)
+			}
+		}
+		return nil
+	})
+
+	values["noop"] = h.put("upgrade-noop", "second")
+	for driver := range drivers {
+		h.execSees(alloc, driver, "NOOP", values["noop"])
+		h.execSees(alloc, driver, "RESTART", values["restart"])
+		require.Len(t, h.lines(alloc, driver, "start ", 1), 1, "an upgrade restarts nothing")
+	}
+	still, _ := h.launcherOf(alloc)
+	require.Equal(t, launcher, still)
+
+	values["restart"] = h.put("upgrade-restart", "second, too")
+	for driver := range drivers {
+		h.lines(alloc, driver, "start ", 2)
+		h.execSees(alloc, driver, "RESTART", values["restart"])
+	}
+	now, args := h.launcherOf(alloc)
+	require.NotEqual(t, launcher, now, "the container has the new plugin's launcher")
+	require.Equal(t, []string{"--", "testapp", "sleep"}, args[len(args)-3:])
+	t.Cleanup(func() { _ = os.Remove(now) })
+}
+
+// launcherOf is the file on the host that the docker task's container has as its launcher, and the
+// arguments that Docker knows.
+func (h *hunt) launcherOf(alloc *harness.Alloc) (file string, args []string) {
+	h.t.Helper()
+	container, err := alloc.Container(h.ctx, "docker")
+	require.NoError(h.t, err)
+	for _, m := range container.Mounts {
+		if m.Destination == container.Path {
+			return m.Source, container.Args
+		}
+	}
+	h.t.Fatalf("what the container runs, %s, is no mount: %+v", container.Path, container.Mounts)
+	return "", nil
+}
+
+const upgradedVersion = "99.0.0"
+
+// upgradedPlugin is this plugin with another version and another launcher in it.
+func upgradedPlugin(t *testing.T) string {
+	t.Helper()
+	root, err := harness.RepoRoot()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	replace := map[string]string{}
+	change := func(change func([]byte) []byte, path ...string) {
+		original := filepath.Join(append([]string{root}, path...)...)
+		content, err := os.ReadFile(original)
+		require.NoError(t, err)
+		changed := change(content)
+		require.NotEqual(t, content, changed, original)
+		replace[original] = filepath.Join(dir, filepath.Base(original))
+		require.NoError(t, os.WriteFile(replace[original], changed, 0o600))
+	}
+	change(func(launcher []byte) []byte { return append(bytes.Clone(launcher), "upgraded"...) }, // an ELF file may have a tail
+		"driver", "launcher", "launcher_"+runtime.GOARCH+".bin")
+	change(func(source []byte) []byte {
+		return regexp.MustCompile(`Version = "[^"]*"`).ReplaceAll(source, []byte(`Version = "`+upgradedVersion+`"`))
+	}, "driver", "about.go")
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	require.NoError(t, err)
+	overlayFile := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(overlayFile, overlay, 0o600))
+
+	plugin := filepath.Join(dir, "plugin")
+	build := exec.Command("go", "build", "-overlay", overlayFile, "-trimpath", "-ldflags", "-s -w", "-o", plugin, "./cmd/plugin")
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return plugin
+}
