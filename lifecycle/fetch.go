@@ -130,10 +130,10 @@ type turn func(ctx context.Context) (release func(), err error)
 
 func (s *Session) foreground(ctx context.Context) (func(), error) { return s.k.limit.foreground(ctx) }
 
-// background is a turn within the request rate, for what ought to be done at due.
-func (s *Session) background(due time.Time) turn {
+// background is a turn within the request rate.
+func (s *Session) background(u urgency, due time.Time) turn {
 	return func(ctx context.Context) (func(), error) {
-		return func() {}, s.k.limit.background(ctx, due)
+		return func() {}, s.k.limit.background(ctx, u, due)
 	}
 }
 

@@ -34,17 +34,27 @@ func newLimiter(requestRate float64) *limiter {
 	return l
 }
 
-// background waits for its turn to send one request. Due is when the request ought to have been
-// sent, and decides who is first: the earliest, and of equals the one who asked first. It is not
-// waited for. So a renewal that must be made soon goes ahead of polls that are to come, and whoever
-// is passed over comes first in the end, for his due gets no later. The error is ctx's.
-func (l *limiter) background(ctx context.Context, due time.Time) error {
+// urgency is what a background request is for, the most urgent first. It goes before any due time: where
+// the rate is too low for everything, it is looking that gets rarer (C5, C6), and no credential ends
+// because a check of another was due before it.
+type urgency int
+
+const (
+	toKeep urgency = iota // else something ends that a task has: renewals, logins, replacements
+	toAct                 // there is something new for a task, or to find out what a refusal means
+	toLook                // to see whether there is: polls, lease checks, policies
+)
+
+// background waits for its turn to send one request. Who is first is decided by its urgency, among
+// equals by due, when the request ought to have been sent or what it is for ends: the earliest, and of
+// equals the one who asked first. Due is not waited for. The error is ctx's.
+func (l *limiter) background(ctx context.Context, u urgency, due time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	l.count++
-	w := &waiter{due: due, order: l.count, granted: make(chan struct{})}
+	w := &waiter{urgency: u, due: due, order: l.count, granted: make(chan struct{})}
 	heap.Push(&l.waiting, w)
 	l.grantLocked()
 	l.mu.Unlock()
@@ -108,6 +118,7 @@ func (l *limiter) wakeLocked(wait time.Duration) {
 
 // waiter is one caller of background.
 type waiter struct {
+	urgency urgency
 	due     time.Time
 	order   uint64
 	granted chan struct{} // closed when it is its turn
@@ -119,6 +130,9 @@ type waiters []*waiter
 
 func (h waiters) Len() int { return len(h) }
 func (h waiters) Less(i, j int) bool {
+	if h[i].urgency != h[j].urgency {
+		return h[i].urgency < h[j].urgency
+	}
 	if !h[i].due.Equal(h[j].due) {
 		return h[i].due.Before(h[j].due)
 	}

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -45,7 +46,7 @@ func TestLimiterRate(t *testing.T) {
 				all.Go(func() {
 					time.Sleep(time.Duration(d) * time.Millisecond)
 					now := time.Now()
-					require.NoError(t, l.background(t.Context(), now))
+					require.NoError(t, l.background(t.Context(), toLook, now))
 					mu.Lock()
 					defer mu.Unlock()
 					asked, sent = append(asked, now), append(sent, time.Now())
@@ -70,16 +71,18 @@ func TestLimiterRate(t *testing.T) {
 	})
 }
 
-// Of those who wait the one who is due first goes first; of equals, the one who asked first.
+// Of those who wait the most urgent goes first, then the one who is due first; of equals, the one who
+// asked first.
 func TestLimiterMostUrgentFirst(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
+		urgencies := rapid.SliceOfN(rapid.IntRange(int(toKeep), int(toLook)), 40, 40).Draw(rt, "urgencies")
 		dues := rapid.SliceOfN(rapid.IntRange(-5, 5), 1, 40).Draw(rt, "dues in s")
 		leave := rapid.SliceOfN(rapid.Bool(), len(dues), len(dues)).Draw(rt, "who leaves")
 		inBubble(t, rt, func(t *testing.T, errorf func(string, ...any)) {
 			l := newLimiter(10)
-			require.NoError(t, l.background(t.Context(), time.Now())) // from here on all must wait
+			require.NoError(t, l.background(t.Context(), toLook, time.Now())) // from here on all must wait
 			start := time.Now()
-			type waiterID struct{ due, order int }
+			type waiterID struct{ urgency, due, order int }
 			var want, got []waiterID
 			var mu sync.Mutex
 			var all sync.WaitGroup
@@ -87,22 +90,22 @@ func TestLimiterMostUrgentFirst(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				all.Go(func() {
-					err := l.background(ctx, start.Add(time.Duration(due)*time.Second))
+					err := l.background(ctx, urgency(urgencies[i]), start.Add(time.Duration(due)*time.Second))
 					mu.Lock()
 					defer mu.Unlock()
 					if err == nil {
-						got = append(got, waiterID{due, i})
+						got = append(got, waiterID{urgencies[i], due, i})
 					}
 				})
 				synctest.Wait() // so that the order of asking is known
 				if leave[i] {
 					cancel()
 				} else {
-					want = append(want, waiterID{due, i})
+					want = append(want, waiterID{urgencies[i], due, i})
 				}
 			}
 			all.Wait()
-			slices.SortStableFunc(want, func(a, b waiterID) int { return a.due - b.due })
+			slices.SortStableFunc(want, func(a, b waiterID) int { return cmp.Or(a.urgency-b.urgency, a.due-b.due) })
 			if !slices.Equal(want, got) {
 				errorf("order %v, want %v", got, want)
 			}
@@ -114,14 +117,14 @@ func TestLimiterMostUrgentFirst(t *testing.T) {
 func TestLimiterLeaving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(1)
-		require.NoError(t, l.background(t.Context(), time.Now()))
+		require.NoError(t, l.background(t.Context(), toLook, time.Now()))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
-		require.ErrorIs(t, l.background(ctx, time.Time{}), context.DeadlineExceeded)
-		require.ErrorIs(t, l.background(ctx, time.Time{}), context.DeadlineExceeded)
+		require.ErrorIs(t, l.background(ctx, toLook, time.Time{}), context.DeadlineExceeded)
+		require.ErrorIs(t, l.background(ctx, toLook, time.Time{}), context.DeadlineExceeded)
 
 		start := time.Now()
-		require.NoError(t, l.background(t.Context(), time.Now()))
+		require.NoError(t, l.background(t.Context(), toLook, time.Now()))
 		require.Equal(t, time.Second/2, time.Since(start))
 	})
 }

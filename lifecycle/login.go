@@ -39,7 +39,7 @@ func (s *Session) stepLogin(now time.Time) (next time.Time) {
 	case due(now, l.check):
 		l.check = s.nextCheck(now)
 		if !s.leasesProve(l) {
-			s.askToken(func() {})
+			s.askToken(toLook, func() {})
 		}
 	}
 	return earliest(next, l.rotate, l.renew, l.check)
@@ -91,7 +91,7 @@ func (s *Session) renewToken() {
 	tok := l.tok
 	var at time.Time
 	var got secrets.Token
-	s.ask(l.ends, func(ctx context.Context) (err error) {
+	s.ask(toKeep, l.ends, func(ctx context.Context) (err error) {
 		at = time.Now()
 		got, err = s.k.cfg.Provider.RenewToken(ctx, tok, s.namespace)
 		return err
@@ -112,7 +112,7 @@ func (s *Session) renewToken() {
 		case secrets.KindOf(err) == secrets.Refused:
 			l.fails++
 			l.renew = retryRenewal(now, l.ends, l.fails, s.k.random())
-			s.askToken(func() { l.renew = time.Time{} }) // it may not be renewed: it is replaced
+			s.askToken(toAct, func() { l.renew = time.Time{} }) // it may not be renewed: it is replaced
 		default:
 			l.renew = time.Time{}
 		}
@@ -130,11 +130,11 @@ func (s *Session) keepToken(l *login) {
 
 // askToken asks whether the server still knows the token in use, after something was refused. If it
 // does, a policy is what is missing, and known is called.
-func (s *Session) askToken(known func()) {
+func (s *Session) askToken(u urgency, known func()) {
 	l := s.login
 	tok := l.tok
 	var got secrets.Token
-	s.ask(time.Now(), func(ctx context.Context) (err error) {
+	s.ask(u, time.Now(), func(ctx context.Context) (err error) {
 		got, err = s.k.cfg.Provider.LookupToken(ctx, tok, s.namespace)
 		return err
 	}, func(err error) {
@@ -179,7 +179,7 @@ func (s *Session) loginAgain() {
 	old := s.login
 	s.do(func(ctx context.Context) func() {
 		var l *login
-		err := s.k.limit.background(ctx, old.ends)
+		err := s.k.limit.background(ctx, toKeep, old.ends)
 		if err == nil {
 			rctx, cancel := context.WithTimeout(ctx, requestTimeout)
 			l, err = s.logIn(rctx)

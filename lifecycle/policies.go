@@ -116,7 +116,7 @@ func (s *Session) stepPolicies(now time.Time) (next time.Time) {
 		return p.next
 	}
 	p.busy = true
-	from, l, turn := p.from, s.login, s.background(now)
+	from, l, turn := p.from, s.login, s.background(toLook, now)
 	s.do(func(ctx context.Context) func() {
 		d, err := from.Discover(ctx, l.tok, s.namespace, func(ctx context.Context) error {
 			_, err := turn(ctx)
@@ -142,7 +142,7 @@ func (s *Session) discovered(now time.Time, l *login, d *secrets.Discovery, err 
 		p.next = earliest(p.next, now.Add(retryIn(s.outage.fails+1, s.k.random())))
 		return
 	case secrets.KindOf(err) == secrets.Refused:
-		s.askToken(func() { s.sayOnce(aboutPolicies, sayPolicies(err)) })
+		s.askToken(toAct, func() { s.sayOnce(aboutPolicies, sayPolicies(err)) })
 		return
 	}
 	if err == nil {
@@ -199,7 +199,7 @@ func (s *Session) regrant(now time.Time, l *login, d *secrets.Discovery) error {
 	}
 	p.busy = true
 	s.do(func(ctx context.Context) func() {
-		got, failed := s.fetch(ctx, l, wanted, s.background(now))
+		got, failed := s.fetch(ctx, l, wanted, s.background(toAct, now))
 		return func() {
 			p.busy = false
 			s.granted(time.Now(), got, failed)

@@ -357,7 +357,7 @@ func (p *poller) read(path *polledPath) (digest string, changes, sent time.Time,
 		if !ok {
 			continue
 		}
-		if err := p.cfg.limit.background(p.ctx, due); err != nil {
+		if err := p.cfg.limit.background(p.ctx, toLook, due); err != nil {
 			return "", changes, sent, err
 		}
 		sent = time.Now()

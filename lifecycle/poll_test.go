@@ -383,7 +383,7 @@ func TestPollBeyondRate(t *testing.T) {
 		// Nor do polls push aside what is due now, however long they have been short of turns.
 		time.Sleep(100 * testInterval)
 		start = time.Now()
-		require.NoError(t, p.cfg.limit.background(t.Context(), start))
+		require.NoError(t, p.cfg.limit.background(t.Context(), toAct, start))
 		require.LessOrEqual(t, time.Since(start), 2*testInterval)
 	})
 }

@@ -40,7 +40,7 @@ func (s *Session) mint(r *rotation) {
 	}
 	l := s.login
 	s.do(func(ctx context.Context) func() {
-		got, failed := s.fetch(ctx, l, wanted, s.background(earliest(first, time.Now())))
+		got, failed := s.fetch(ctx, l, wanted, s.background(toKeep, earliest(first, time.Now())))
 		return func() { s.minted(r, got, failed) }
 	})
 }
@@ -112,7 +112,7 @@ func (s *Session) mintFailed(now time.Time, c *change, err error) {
 		c.act = retryRenewal(now, h.ends, c.fails, s.k.random())
 		return
 	case secrets.KindOf(err) == secrets.Refused:
-		s.askToken(func() { s.sayOnce(aboutSecret(c.name), sayFailed(h, err)) })
+		s.askToken(toAct, func() { s.sayOnce(aboutSecret(c.name), sayFailed(h, err)) })
 	default:
 		s.sayOnce(aboutSecret(c.name), sayFailed(h, err))
 	}

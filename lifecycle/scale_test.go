@@ -16,12 +16,12 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// bigNode opens so many sessions of so many leases each, of tasks that have identities.
-func bigNode(t testing.TB, k *Keeper, v *fakeVault, taskDir string, tasks, leases int) (all []*Session, hosts []*fakeHost) {
+// bigNode opens so many sessions of so many leases each, of this TTL, of tasks that have identities.
+func bigNode(t testing.TB, k *Keeper, v *fakeVault, taskDir string, tasks, leases int, ttl time.Duration) (all []*Session, hosts []*fakeHost) {
 	c := secrets.TaskConfig{Secrets: map[string]*secrets.SecretConfig{}}
 	for i := range leases {
 		path := fmt.Sprintf("database/creds/role-%d", i)
-		v.with(func() { v.roles[path] = fakeRole{ttl: time.Hour, max: 1000 * time.Hour} })
+		v.with(func() { v.roles[path] = fakeRole{ttl: ttl, max: 1000 * time.Hour} })
 		c.Secrets[fmt.Sprintf("db%d", i)] = &secrets.SecretConfig{
 			Path: path, Env: []map[string]string{{fmt.Sprintf("PASSWORD_%d", i): "password"}},
 		}
@@ -67,7 +67,7 @@ func measureLeases(t testing.TB, tasks, leases int) (bytes, goroutinesEach float
 	v, k, dir := newBigKeeper(t)
 	defer k.Close()
 	before, goroutines := memoryInUse(), runtime.NumGoroutine()
-	all, _ := bigNode(t, k, v, dir, tasks, leases)
+	all, _ := bigNode(t, k, v, dir, tasks, leases, time.Hour)
 	// The server's own side does not count.
 	var serverSide uint64
 	v.with(func() {
@@ -90,7 +90,7 @@ func measureLeases(t testing.TB, tasks, leases int) (bytes, goroutinesEach float
 func BenchmarkIdle(b *testing.B) {
 	v, k, dir := newBigKeeper(b)
 	defer k.Close()
-	bigNode(b, k, v, dir, 1000, 10)
+	bigNode(b, k, v, dir, 1000, 10, time.Hour)
 	from := cpuTime()
 	began := time.Now()
 	for b.Loop() {
@@ -118,6 +118,33 @@ func newBigKeeper(t testing.TB) (*fakeVault, *Keeper, string) {
 	return v, k, taskDir
 }
 
+// C1, C6: where the request rate does not suffice for everything, it is looking that gets rarer: every
+// lease is renewed while a quarter of its life is left, and nothing is minted.
+func TestRateTooLow(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.keeper.Close()
+		w.cfg.RequestRate, w.cfg.LeaseCheckInterval = 4, 5*time.Second
+		w.start()
+		all, hosts := bigNode(w.t, w.keeper, w.vault, w.taskDir, 50, 1, time.Minute) // 1.4 renewals and 10 checks a second
+		for range 600 {
+			w.sleep(time.Second)
+			w.vault.with(func() {
+				for id, l := range w.vault.leases {
+					require.Greater(w.t, time.Until(l.until), 15*time.Second, id)
+				}
+			})
+		}
+		require.Equal(t, 50, w.vault.called("read"))
+		require.Positive(t, w.vault.called("check"))
+		for _, h := range hosts {
+			require.Empty(t, h.acted())
+		}
+		for _, s := range all {
+			s.End()
+		}
+	})
+}
+
 // C3, DESIGN 4: after an outage under 500 tasks the requests of all stay within request_rate, and are
 // all made; none is lost and nothing minted.
 func TestOutageOverManyTasks(t *testing.T) {
@@ -127,7 +154,7 @@ func TestOutageOverManyTasks(t *testing.T) {
 		w.start()
 		var sent []time.Time
 		w.vault.sent = func() { sent = append(sent, time.Now()) }
-		all, hosts := bigNode(w.t, w.keeper, w.vault, w.taskDir, 500, 1)
+		all, hosts := bigNode(w.t, w.keeper, w.vault, w.taskDir, 500, 1, time.Hour)
 		synctest.Wait()
 		minted := w.vault.called("read")
 		w.sleep(10 * time.Minute)

@@ -89,7 +89,9 @@ type held struct {
 	why    string    // the reason for rotate
 	check  time.Time // when to look whether the server still knows the lease; zero: never
 	fails  int       // renewals failed in a row
-	busy   bool      // a request about it is under way
+
+	renewing  bool               // a renewal is under way, or waits for its turn
+	dropCheck context.CancelFunc // a check is; nil: none
 
 	gone bool // the server does not know the lease any more; a change replaces it
 

@@ -59,10 +59,15 @@ func (s *Session) do(request func(ctx context.Context) (done func())) {
 	})
 }
 
-// ask sends one request within the request rate, most urgent first.
-func (s *Session) ask(due time.Time, request func(ctx context.Context) error, done func(err error)) {
-	s.do(func(ctx context.Context) func() {
-		err := s.k.limit.background(ctx, due)
+// ask sends one request within the request rate, when it is its turn.
+func (s *Session) ask(u urgency, due time.Time, request func(ctx context.Context) error, done func(err error)) {
+	s.askWhile(s.ctx, u, due, request, done)
+}
+
+// askWhile is ask for what is not wanted any more once ctx ends: then nothing is done of it.
+func (s *Session) askWhile(ctx context.Context, u urgency, due time.Time, request func(ctx context.Context) error, done func(err error)) {
+	s.do(func(context.Context) func() {
+		err := s.k.limit.background(ctx, u, due)
 		if err == nil {
 			rctx, cancel := context.WithTimeout(ctx, requestTimeout)
 			err = request(rctx)
@@ -72,8 +77,10 @@ func (s *Session) ask(due time.Time, request func(ctx context.Context) error, do
 			cancel()
 		}
 		return func() {
-			s.heard(err)
-			done(err)
+			if ctx.Err() == nil {
+				s.heard(err)
+				done(err)
+			}
 		}
 	})
 }
@@ -151,34 +158,42 @@ func (s *Session) stepHeld(now time.Time, name string, h *held) (next time.Time)
 			s.addChange(now, name, h.why, nil, h.ends)
 		}
 	}
-	if h.busy || s.login.dead {
+	if h.renewing || s.login.dead {
 		return next // the answer, or the new token, wakes the loop
 	}
-	switch {
-	case due(now, h.renew):
+	if due(now, h.renew) {
 		s.renew(name, h)
+		return next
+	}
+	next = earliest(next, h.renew)
+	switch {
+	case h.dropCheck != nil: // one is under way, and its answer wakes the loop
 	case due(now, h.check):
 		s.checkLease(name, h)
 	default:
-		next = earliest(next, h.renew, h.check)
+		next = earliest(next, h.check)
 	}
 	return next
 }
 
 func due(now, at time.Time) bool { return !at.IsZero() && !now.Before(at) }
 
-// renew extends a lease (C1).
+// renew extends a lease (C1). That checks it, too: a check that still waits for its turn is not needed.
 func (s *Session) renew(name string, h *held) {
-	h.busy = true
+	h.renewing = true
+	if h.dropCheck != nil {
+		h.dropCheck()
+		h.dropCheck = nil
+	}
 	lease, tok := h.answer.Lease, s.login.tok
 	var at time.Time
 	var got secrets.Lease
-	s.ask(h.ends, func(ctx context.Context) (err error) {
+	s.ask(toKeep, h.ends, func(ctx context.Context) (err error) {
 		at = time.Now() // the answer may take long: the lease counts from its sending
 		got, err = s.k.cfg.Provider.Renew(ctx, tok, s.namespaceOf(h), lease.ID, lease.Duration)
 		return err
 	}, func(err error) {
-		h.busy = false
+		h.renewing = false
 		if s.held[name] != h {
 			return
 		}
@@ -209,7 +224,7 @@ func (s *Session) renewed(now time.Time, name string, h *held, at time.Time, got
 	case secrets.KindOf(err) == secrets.Refused:
 		h.fails++
 		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
-		s.askToken(func() {
+		s.askToken(toAct, func() {
 			s.sayOnce(aboutRenewal(name), sayRenewalRefused(name))
 			if s.held[name] == h && !h.gone {
 				s.lastOf(time.Now(), h, "its lease may not be renewed")
@@ -225,18 +240,18 @@ func (s *Session) renewed(now time.Time, name string, h *held, at time.Time, got
 
 // checkLease asks whether the server still knows a lease (C6).
 func (s *Session) checkLease(name string, h *held) {
-	h.busy = true
+	ctx, cancel := context.WithCancel(s.ctx)
+	h.dropCheck = cancel
 	id, tok := h.answer.Lease.ID, s.login.tok
 	var at time.Time
 	var left time.Duration
-	// A renewal waits until its lease's end at the latest. A check that were due at once would always go
-	// before it, and where requests are short the checks of many leases would hold it up until then.
-	s.ask(h.check.Add(h.answer.Lease.Duration), func(ctx context.Context) (err error) {
+	s.askWhile(ctx, toLook, h.check, func(ctx context.Context) (err error) {
 		at = time.Now()
 		left, err = s.k.cfg.Provider.LeaseTTL(ctx, tok, s.namespaceOf(h), id)
 		return err
 	}, func(err error) {
-		h.busy = false
+		cancel()
+		h.dropCheck = nil
 		if s.held[name] != h {
 			return
 		}
@@ -250,7 +265,7 @@ func (s *Session) checkLease(name string, h *held) {
 		case secrets.KindOf(err) == secrets.Gone:
 			s.gone(now, name, h, "its lease was revoked")
 		case secrets.KindOf(err) == secrets.Refused:
-			s.askToken(func() {
+			s.askToken(toAct, func() {
 				s.sayOnce(aboutChecks, sayCheckRefused())
 				h.check = time.Time{}
 			})
@@ -353,7 +368,7 @@ func (s *Session) stepStatic(now time.Time, name string, st *static) (next time.
 	st.busy, st.retry = true, time.Time{}
 	l, sec := s.login, s.held[name].secret
 	s.do(func(ctx context.Context) func() {
-		fresh, err := s.fetchOne(ctx, l, sec, s.background(now))
+		fresh, err := s.fetchOne(ctx, l, sec, s.background(toAct, now))
 		return func() {
 			st.busy = false
 			s.heard(err)
@@ -391,7 +406,7 @@ func (s *Session) staticRead(now time.Time, name string, st *static, fresh *held
 		s.sayOnce(aboutSecret(name), sayFailed(s.held[name], err))
 	case secrets.KindOf(err) == secrets.Refused:
 		st.retry = now.Add(slowRetry)
-		s.askToken(func() { s.sayOnce(aboutSecret(name), sayFailed(s.held[name], err)) })
+		s.askToken(toAct, func() { s.sayOnce(aboutSecret(name), sayFailed(s.held[name], err)) })
 	default:
 		st.retry = now.Add(slowRetry)
 		s.sayOnce(aboutSecret(name), sayFailed(s.held[name], err))
