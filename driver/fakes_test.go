@@ -198,6 +198,7 @@ func (r *fakeRunner) launcherInside(*drivers.TaskConfig) (program, secretsDir st
 type fakeSession struct {
 	mu    sync.Mutex
 	ends  int
+	owed  bool
 	notes json.RawMessage
 }
 
@@ -215,6 +216,18 @@ func (s *fakeSession) SetDriver(n json.RawMessage) error {
 	defer s.mu.Unlock()
 	s.notes = n
 	return nil
+}
+
+func (s *fakeSession) Owe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owed = true
+}
+
+func (s *fakeSession) isOwed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owed
 }
 
 func (s *fakeSession) End() {

@@ -44,6 +44,7 @@ type session interface {
 	Driver() json.RawMessage
 	SetDriver(json.RawMessage) error
 	Watch()
+	Owe()
 	End()
 }
 
@@ -157,18 +158,20 @@ func (t *task) exited(res *drivers.ExitResult) {
 	t.finishLocked(res)
 }
 
-// finishLocked makes res the task's end. The secrets are given back outside of the lock, since
-// that joins the session, which may be waiting for it.
+// finishLocked makes res the task's end. That its leases are to be revoked is on record before anybody
+// hears of it: Nomad, once it knows, hands the task to no recovery, even if its DestroyTask finds us dead
+// (E2). The rest is outside of the lock, since it joins the session, which may be waiting for it.
 func (t *task) finishLocked(res *drivers.ExitResult) {
 	if t.result != nil {
 		return
 	}
 	t.result = res
+	crashpoint.Reached(crashpoint.ExitSeen, t.cfg.Name)
+	t.session.Owe()
 	t.logs.release()
 	close(t.ended)
 	go func() {
 		defer close(t.idle)
-		crashpoint.Reached(crashpoint.ExitSeen, t.cfg.Name)
 		t.session.End()
 	}()
 }

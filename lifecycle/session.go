@@ -155,12 +155,21 @@ func (s *Session) stop() {
 func (s *Session) End() {
 	s.ended.Do(func() {
 		s.stop()
-		if err := s.k.debts.owe(s.journal); err != nil {
-			// The journal is still where it was: the next start of the task, or a recovery, ends it.
-			s.log.Error("end a task's secrets", "error", err)
-		}
+		s.Owe()
 		s.k.drop(s)
 	})
+}
+
+// Owe is End as far as it waits for nothing: the watch is told to end, and from here on all revocations
+// are owed, even if the plugin is killed. For who is about to tell Nomad that the task has ended, after
+// which Nomad hands it to no recovery. What is still being minted then is revoked by whoever gets it.
+// Idempotent; any goroutine may call it, a Host's method, too.
+func (s *Session) Owe() {
+	s.cancel()
+	if err := s.k.debts.owe(s.journal); err != nil {
+		// The journal is still where it was: the next start of the task, or a recovery, ends it.
+		s.log.Error("end a task's secrets", "error", err)
+	}
 }
 
 // answers is what the task has, but for those secrets that are to be replaced.

@@ -441,6 +441,27 @@ func TestEndDuringRotation(t *testing.T) {
 	})
 }
 
+// E2: whoever is told that the task has ended finds its leases owed, from within a rotation, too; and what
+// that rotation still gets is revoked.
+func TestOwe(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+		var s *Session
+		w.host.restart = func(context.Context) error {
+			s.Owe()
+			_, err := w.keeper.Recover(w.task(), w.host)
+			require.ErrorIs(w.t, err, ErrNoJournal)
+			return ErrEnded
+		}
+		s = w.open(many{"db": db("")})
+		w.sleep(time.Hour)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Empty(t, w.vault.live("database/creds/app"))
+		require.Zero(t, w.vault.liveTokens())
+		s.End()
+	})
+}
+
 // End does not wait for a server that hangs.
 func TestEndHanging(t *testing.T) {
 	inWorld(t, func(w *world) {
