@@ -1,5 +1,3 @@
-//go:build long
-
 package e2e
 
 import (
@@ -113,4 +111,19 @@ func (l *keptLab) mark() harness.Mark {
 	mark, err := l.vault.Mark()
 	require.NoError(l.t, err, fmt.Sprintf("the audit log of %s", l.vault.Addr))
 	return mark
+}
+
+// busiest is the largest number of requests in any second.
+func busiest(requests []harness.Request) int {
+	most := 0
+	for i, first := range requests {
+		n := 0
+		for _, r := range requests[i:] {
+			if r.Time.Sub(first.Time) < time.Second {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	return most
 }

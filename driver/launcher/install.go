@@ -63,13 +63,12 @@ func installIn(dir string) (string, error) {
 	}
 	sum := sha256.Sum256(binary)
 	path := filepath.Join(dir, "launcher-"+hex.EncodeToString(sum[:8]))
-	if intact(path) {
-		return path, nil
+	if !intact(path) {
+		if err := write(path); err != nil {
+			return "", err
+		}
 	}
-	if err := write(path); err != nil {
-		return "", err
-	}
-	return path, nil
+	return path, label(path)
 }
 
 // onlyRootWrites checks dir and every directory above it. Above it, one that others may write to is

@@ -157,7 +157,8 @@ func (a *Agent) driverConfig(driver string) string {
 	return fmt.Sprintf(`    infra_image      = %q
     allow_privileged = true
     volumes {
-      enabled = true
+      enabled      = true
+      selinuxlabel = "z" # taken on any host, and without effect on one that has no SELinux
     }
     gc {
       image = false # there is no registry to pull again from
