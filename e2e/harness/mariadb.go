@@ -35,7 +35,8 @@ func startMariaDB(ctx context.Context, dir string) (*MariaDB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// Its own temporary directory, too: a server that starts removes the temporary tables in it, whose ever.
+	if err := os.MkdirAll(filepath.Join(dir, "tmp"), 0o755); err != nil {
 		return nil, err
 	}
 	db := &MariaDB{
@@ -61,7 +62,7 @@ func (db *MariaDB) install(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, install, "--no-defaults", "--user=root",
-		"--datadir="+db.dataDir(), "--auth-root-authentication-method=normal",
+		"--datadir="+db.dataDir(), "--tmpdir="+db.tmpDir(), "--auth-root-authentication-method=normal",
 		"--skip-test-db") // and with it no anonymous users, who would shadow Vault's
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("mariadb-install-db: %w\n%s", err, out)
@@ -73,6 +74,7 @@ func (db *MariaDB) install(ctx context.Context) error {
 }
 
 func (db *MariaDB) dataDir() string  { return filepath.Join(db.dir, "data") }
+func (db *MariaDB) tmpDir() string   { return filepath.Join(db.dir, "tmp") }
 func (db *MariaDB) initFile() string { return filepath.Join(db.dir, "init.sql") }
 
 // Socket is the server's Unix socket.
@@ -85,7 +87,7 @@ func (db *MariaDB) Start(ctx context.Context) error {
 		return err
 	}
 	db.proc, err = startProcess("mariadbd", db.LogPath, nil, mariadbd, "--no-defaults", "--user=root",
-		"--datadir="+db.dataDir(), "--socket="+db.Socket(), "--pid-file="+filepath.Join(db.dir, "pid"),
+		"--datadir="+db.dataDir(), "--tmpdir="+db.tmpDir(), "--socket="+db.Socket(), "--pid-file="+filepath.Join(db.dir, "pid"),
 		"--bind-address=127.0.0.1", "--port="+strconv.Itoa(db.port), "--init-file="+db.initFile(),
 		"--skip-name-resolve", "--skip-log-bin", "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M",
 		"--innodb-flush-log-at-trx-commit=0", "--max-connections=500")
