@@ -14,7 +14,6 @@ import (
 // leaves one process a task, and leaks no lease. All tasks of a matrix run in one agent, so that every
 // kill also tests the recovery of all the others (C4).
 func TestCrashMatrix(t *testing.T) {
-	t.Parallel()
 	agent, err := shared.NewAgent(t.Context(), harness.AgentOptions{
 		Name: "crash", Placement: placement, LogLevel: "info",
 		Secrets: map[string]any{"lease_check_interval": "5s", "request_rate": 100},

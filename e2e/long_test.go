@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
 	"github.com/stretchr/testify/require"
 )
@@ -41,7 +42,8 @@ func TestLongOutageAtStart(t *testing.T) {
 }
 
 // C3 in full: the server is away for 7 minutes under running tasks, one of ours and one of Nomad's own
-// driver with vault and template. What each does is printed.
+// driver with vault and template. The template also has a secret that it is to read again every minute, as
+// ours polls: it gives up after five. What each does is printed.
 func TestLongOutageBesideTheBuiltIn(t *testing.T) {
 	t.Parallel()
 	vault, err := shared.NewVault(t.Context(), "vault-long")
@@ -51,6 +53,7 @@ func TestLongOutageBesideTheBuiltIn(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, agent.Close()) })
 	l := newKeptLab(t, agent, vault, 14*time.Minute)
 	ours := l.keep(agent.AuthPath, keptJob{name: "long-ours", driver: "raw_exec", count: 1, ttl: 30 * time.Minute})
+	l.readOften()
 
 	// Submitted as it is: the harness turns raw_exec into ours.
 	parsed, err := agent.Client().Jobs().ParseHCL(`
@@ -68,6 +71,7 @@ job "long-builtin" {
         data        = <<EOT
 {{ with secret "database/creds/long-ours" }}DB_USER={{ .Data.username }}
 DB_PASSWORD={{ .Data.password }}{{ end }}
+{{ with secret "kv-long/app" }}COLOUR={{ .Data.colour }}{{ end }}
 EOT
         destination = "secrets/db.env"
         env         = true
@@ -124,6 +128,18 @@ EOT
 	}
 	_, _, err = agent.Client().Jobs().Deregister("long-builtin", true, nil)
 	require.NoError(t, err)
+}
+
+// readOften adds a secret to the policy of long-ours, of which KV v1 says that it is good for a minute.
+func (l *keptLab) readOften() {
+	l.t.Helper()
+	v := l.vault.Client()
+	require.NoError(l.t, v.Sys().MountWithContext(l.ctx, "kv-long", &api.MountInput{Type: "kv"}))
+	_, err := v.Logical().WriteWithContext(l.ctx, "kv-long/app", map[string]any{"colour": "green", "ttl": "1m"})
+	require.NoError(l.t, err)
+	policy, err := v.Sys().GetPolicyWithContext(l.ctx, "long-ours")
+	require.NoError(l.t, err)
+	require.NoError(l.t, l.vault.Policy(l.ctx, "long-ours", policy+"\npath \"kv-long/app\" { capabilities = [\"read\"] }"))
 }
 
 // pass lets time pass.

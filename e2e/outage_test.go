@@ -17,7 +17,6 @@ const outageRate = 5
 // at its start, with how long the credentials live, and at its end. After it requests come within the
 // rate, and renewals go on. C4: a restart of the agent costs nothing either.
 func TestOutages(t *testing.T) {
-	t.Parallel()
 	vault, err := shared.NewVault(t.Context(), "vault-outage")
 	require.NoError(t, err)
 	proxy, err := harness.NewFaultProxy(nil, vault.Addr)

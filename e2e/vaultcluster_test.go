@@ -15,7 +15,6 @@ import (
 // restarted, nothing minted (C3). Then it is restored from a snapshot that is older than the tasks'
 // tokens and leases: all is made anew (C6).
 func TestVaultCluster(t *testing.T) {
-	t.Parallel()
 	vault, err := shared.NewVaultCluster(t.Context(), "vault-cluster", 3)
 	require.NoError(t, err)
 	t.Cleanup(vault.Proxy.Close)
