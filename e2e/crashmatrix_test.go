@@ -38,6 +38,7 @@ type crashMatrix struct {
 	tasks []*crashTask // that are to run
 	made  int
 	rows  []crashRow
+	lost  int // users that Vault made and has no lease of
 }
 
 type crashTask struct {
@@ -278,5 +279,5 @@ func (m *crashMatrix) finish() {
 		fmt.Fprintf(w, "%s\t%s\t%v\t%d\t%s\t%s\n", r.phase, r.point, r.healed.Round(100*time.Millisecond), len(r.restarted), strays, died)
 	}
 	w.Flush()
-	m.t.Logf("%s: %d kills\n%s", m.driver, len(m.rows), table.String())
+	m.t.Logf("%s: %d kills, %d users lost by Vault\n%s", m.driver, len(m.rows), m.lost, table.String())
 }
