@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -77,11 +78,21 @@ func (e errand) refusal(r reply) error {
 		}
 		return Errorf(kind, "%s: the server answers %s", e.where(), status(r.status, said))
 	default:
-		if strings.HasPrefix(said, "Upgrading from non-versioned to versioned data") {
-			kind = Outage // a KV engine on its way from version 1 to 2 says 400, for a few seconds
+		if e.passing(said) {
+			kind = Outage
 		}
 		return Errorf(kind, "%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(e.hint))
 	}
+}
+
+// awsAway is how the aws engine says that AWS did not answer, or that it answered 5xx.
+var awsAway = regexp.MustCompile(`RequestError: send request failed|status code: 5\d\d, request id`)
+
+// passing reports whether a 400 is one that waiting mends, which only its words tell: a KV engine on its
+// way from version 1 to 2, for a few seconds; or an AWS that is away.
+func (e errand) passing(said string) bool {
+	return strings.HasPrefix(said, "Upgrading from non-versioned to versioned data") ||
+		e.mount.typ == "aws" && awsAway.MatchString(said)
 }
 
 func status(code int, said string) string {

@@ -41,6 +41,7 @@ func TestRefusals(t *testing.T) {
 	e := errand{doing: "read database/creds/app", path: "database/creds/app", needs: `"read"`, mount: mount{path: "database/", typ: "database"}}
 	in := e
 	in.namespace = "team"
+	aws := errand{doing: "read aws/creds/app", path: "aws/creds/app", needs: `"read"`, mount: mount{path: "aws/", typ: "aws"}, hint: "look at AWS"}
 	for _, test := range []struct {
 		e      errand
 		status int
@@ -60,6 +61,12 @@ func TestRefusals(t *testing.T) {
 		{e, 503, "Vault is sealed", Outage, "read database/creds/app: the server answers 503 Vault is sealed"},
 		{e, 429, "", Outage, "read database/creds/app: the server answers 429 too many requests"},
 		{e, 473, "", Outage, "read database/creds/app: the server answers 473"},
+		{aws, 400, "Error creating IAM user: AccessDenied: no\n\tstatus code: 403, request id: 1", Invalid,
+			"read aws/creds/app: the server answers 400 Error creating IAM user: AccessDenied: no status code: 403, request id: 1; look at AWS"},
+		{aws, 400, "Error creating IAM user: InternalFailure: no\n\tstatus code: 500, request id: 1", Outage,
+			"read aws/creds/app: the server answers 400 Error creating IAM user: InternalFailure: no status code: 500, request id: 1; look at AWS"},
+		{aws, 400, "Error assuming role: RequestError: send request failed\ncaused by: Post \"https://sts\"", Outage,
+			"read aws/creds/app: the server answers 400 Error assuming role: RequestError: send request failed caused by: Post \"https://sts\"; look at AWS"},
 		{e, 307, "", Outage, "read database/creds/app: the server answers 307 temporary redirect"},
 	} {
 		r := reply{status: test.status}

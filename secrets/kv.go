@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -71,6 +72,9 @@ func route(tok Token, req Request, m mount, refused bool) (call, error) {
 			needs:     `"read"`,
 			mount:     m,
 		},
+	}
+	if m.typ == "aws" {
+		c.hint = fmt.Sprintf("look at the role, at %sconfig/root, and at what its key may do in AWS", m.path)
 	}
 	if req.Params != nil {
 		return routeWrite(c, req, refused)
