@@ -44,7 +44,7 @@ func answerOf(m mount, e errand, r reply) (Answer, error) {
 		// KV version 1 gives a lease_duration without a lease: a hint to readers, no more.
 		a.Kind = Static
 		if rotated(m, e.path) {
-			a.Changes = a.At.Add(seconds(data["ttl"]))
+			a.Changes = nextRotation(m.typ, a.At, data)
 			delete(data, "ttl") // it is another at each read, and no part of the secret (C7)
 		}
 	case !ends.IsZero():
@@ -68,12 +68,25 @@ func rotated(m mount, path string) bool {
 	switch {
 	case m.path == "" || !on:
 		return false
-	case m.typ == "database":
+	case m.typ == "database", m.typ == "aws":
 		return strings.HasPrefix(rel, "static-creds/")
 	case m.typ == "ldap", m.typ == "openldap":
 		return strings.HasPrefix(rel, "static-cred/")
 	}
 	return false
+}
+
+// nextRotation is when the server will rotate what was asked for at that moment; zero: not told.
+func nextRotation(mountType string, at time.Time, data map[string]any) time.Time {
+	if mountType != "aws" {
+		return at.Add(seconds(data["ttl"]))
+	}
+	text, _ := data["expiration"].(string)
+	when, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}
+	}
+	return when
 }
 
 // endOf is when an issued certificate stops being valid; zero if there is none in data.

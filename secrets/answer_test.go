@@ -64,7 +64,7 @@ func TestAnswerSSH(t *testing.T) {
 // What may be minted by a read is never Static: it would be polled.
 func TestAnswerKinds(t *testing.T) {
 	v1, v2 := mount{path: "kv/", typ: "kv"}, mount{path: "kv/", typ: "kv", v2: true}
-	database := mount{path: "database/", typ: "database"}
+	database, aws := mount{path: "database/", typ: "database"}, mount{path: "aws/", typ: "aws"}
 	number := json.Number("1893456000")
 	for name, test := range map[string]struct {
 		m    mount
@@ -76,6 +76,8 @@ func TestAnswerKinds(t *testing.T) {
 		"KV v2 without fields":       {v2, "kv/data/a", envelope{Data: map[string]any{"data": nil}}, Answer{Kind: Static}},
 		"KV with an expiration":      {v1, "kv/a", envelope{Data: map[string]any{"expiration": number}}, Answer{Kind: Static}},
 		"database static role":       {database, "database/static-creds/a", envelope{Data: map[string]any{"ttl": json.Number("60")}}, Answer{Kind: Static, Changes: time.Time{}.Add(time.Minute)}},
+		"aws static role":            {aws, "aws/static-creds/a", envelope{Data: map[string]any{"expiration": "2030-01-01T00:00:00.5Z"}}, Answer{Kind: Static, Changes: time.Unix(1893456000, 5e8).UTC()}},
+		"aws static role, no moment": {aws, "aws/static-creds/a", envelope{Data: map[string]any{"expiration": nil}}, Answer{Kind: Static}},
 		"database without a lease":   {database, "database/creds/static-creds/a", envelope{Data: map[string]any{}}, Answer{Kind: Opaque}},
 		"leased":                     {database, "database/creds/a", envelope{LeaseID: "l", LeaseDuration: 60, Renewable: true, Data: map[string]any{}}, Answer{Kind: Leased, Lease: Lease{"l", time.Minute, true}}},
 		"leased, mount unknown":      {mount{}, "x/y", envelope{LeaseID: "l", LeaseDuration: 60, Data: map[string]any{}}, Answer{Kind: Leased, Lease: Lease{"l", time.Minute, false}}},

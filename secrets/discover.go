@@ -62,7 +62,7 @@ func mountAt(mounts []mount, path string) mount {
 // parameters. A role's configuration is elsewhere on the mount (roles/…, config/…).
 var credentialPaths = map[string][]string{
 	"alicloud":     {"creds/"},
-	"aws":          {"creds/"},
+	"aws":          {"creds/", "static-creds/"},
 	"azure":        {"creds/"},
 	"consul":       {"creds/"},
 	"database":     {"creds/", "static-creds/"},

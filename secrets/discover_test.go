@@ -63,6 +63,7 @@ path "pki/issue/web" { capabilities = ["create", "update"] }
 path "pki/cert/ca" { capabilities = ["read"] }
 path "ssh/sign/me" { capabilities = ["update"] }
 path "aws/creds/deploy" { capabilities = ["read"] }
+path "aws/static-creds/ci" { capabilities = ["read"] }
 path "aws/sts/deploy" { capabilities = ["read"] }
 path "totp/code/me" { capabilities = ["read"] }
 path "transit/encrypt/k" { capabilities = ["update"] }
@@ -79,7 +80,7 @@ path "v1/wrapped" {
 	d, err := s.Discover(t.Context(), tok, "", func(context.Context) error { turns++; return nil })
 	must.NoError(t, err)
 	must.Eq(t, []string{
-		"aws/creds/deploy", "database/creds/app", "database/static-creds/rot", "rabbitmq/creds/mq",
+		"aws/creds/deploy", "aws/static-creds/ci", "database/creds/app", "database/static-creds/rot", "rabbitmq/creds/mq",
 		"secret/data/app", "secret/data/missing",
 		"team/kv/data/x/deep/er/two", "team/kv/data/x/one", "team/kv/data/y/z/cert", "v1/all/a",
 	}, slices.Sorted(slices.Values(paths(d))))
