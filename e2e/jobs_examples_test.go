@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"os"
+	"strings"
 	"time"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/awsfake"
 	"github.com/stretchr/testify/require"
 )
 
@@ -88,6 +90,8 @@ var examples = map[string]example{
 		require.NoError(e.t, pair.Leaf.VerifyHostname("web.example.com"))
 		require.WithinDuration(e.t, time.Now().Add(24*time.Hour), pair.Leaf.NotAfter, time.Hour)
 	}},
+	"aws":      awsExample("aws/sts/app", ":assumed-role/app/"),
+	"aws-user": awsExample("aws/creds/user", ":user/"),
 	"change-signal": {
 		starts: func(e *exampleRun) { require.Equal(e.t, "first", e.sh(`cat /secrets/app/password`)) },
 		changes: func(e *exampleRun) {
@@ -173,6 +177,33 @@ var examples = map[string]example{
 		},
 		changes: func(e *exampleRun) { e.prints(`echo $APP_PASSWORD`, "second") },
 	},
+}
+
+// awsExample has a key of AWS's, and another once its lease is revoked.
+func awsExample(path, owner string) example {
+	working := func(e *exampleRun) {
+		e.until("a working key, other than "+e.noted, func() error {
+			out, err := e.trySh(`echo $AWS_ACCESS_KEY_ID,$AWS_SECRET_ACCESS_KEY,$AWS_SESSION_TOKEN`)
+			if err != nil {
+				return err
+			}
+			key := strings.Split(out, ",")
+			if len(key) != 3 || key[0] == e.noted {
+				return errors.New("it is " + out)
+			}
+			arn, err := e.aws.Identify(e.ctx, awsfake.Key{ID: key[0], Secret: key[1], Token: key[2]})
+			if err != nil {
+				return err
+			}
+			require.Contains(e.t, arn, owner)
+			e.noted = key[0]
+			return nil
+		})
+	}
+	return example{starts: working, changes: func(e *exampleRun) {
+		require.NoError(e.t, e.agent.Vault().Client().Sys().RevokePrefixWithContext(e.ctx, path))
+		working(e)
+	}}
 }
 
 // isDecodedKey: the file has the bytes that the field stands for.

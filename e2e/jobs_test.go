@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/awsfake"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
 	"github.com/stretchr/testify/require"
 )
@@ -30,6 +31,9 @@ func TestExampleJobs(t *testing.T) {
 	require.NoError(t, err)
 	l := newOwnLab(t, harness.AgentOptions{Name: "jobs", Placement: harness.InPlace, Vault: vault, AuthPath: "jwt-nomad"}, 5*time.Minute)
 	require.NoError(t, l.Images.Named(l.ctx, exampleImage))
+	aws, err := harness.NewAWS()
+	require.NoError(t, err)
+	t.Cleanup(aws.Stop)
 	readme, err := os.ReadFile("../jobs/README.md")
 	require.NoError(t, err)
 	require.NoError(t, vault.Client().Sys().DisableAuthWithContext(l.ctx, l.agent.AuthPath)) // the harness's: the README makes it
@@ -37,7 +41,8 @@ func TestExampleJobs(t *testing.T) {
 	require.True(t, found)
 	setUp, run, found := strings.Cut(setUp, "## Run one")
 	require.True(t, found)
-	l.shell(strings.Join(shellBlocks(setUp), "\n"))
+	l.shell(strings.Join(shellBlocks(setUp), "\n"),
+		"AWS_ADMIN="+aws.Root.ID, "AWS_ADMIN_SECRET="+aws.Root.Secret, "AWS_ACCOUNT="+awsfake.Account, "AWS_ENDPOINT="+aws.URL)
 
 	files, err := filepath.Glob("../jobs/*.nomad.hcl")
 	require.NoError(t, err)
@@ -52,7 +57,7 @@ func TestExampleJobs(t *testing.T) {
 		require.Contains(t, string(readme), "| `"+name+"` |", "the table of jobs/README.md")
 		require.FileExists(t, "../jobs/policies/"+name+".hcl")
 		require.Regexp(t, `attr\.driver\.(docker|raw_exec)\.secrets`, string(hcl), "the constraint of job %s", name)
-		all = append(all, &exampleRun{lab: l, example: example, name: name, job: l.submit(string(hcl))})
+		all = append(all, &exampleRun{lab: l, example: example, name: name, job: l.submit(string(hcl)), aws: aws})
 	}
 	for _, e := range all {
 		t.Run(e.name+"/starts", func(t *testing.T) {
@@ -81,8 +86,8 @@ func TestExampleJobs(t *testing.T) {
 	defer cancel()
 	require.NoError(t, harness.Until(ends, "every lease to be revoked (E1)", func() error {
 		leases, err := vault.Leases(l.ctx, "database/creds/app")
-		if err == nil && len(leases) > 0 {
-			err = fmt.Errorf("there are %v", leases)
+		if users := aws.Users(); err == nil && len(leases)+len(users) > 0 {
+			err = fmt.Errorf("there are %v, and in AWS %v", leases, users)
 		}
 		return err
 	}))
@@ -104,6 +109,7 @@ type exampleRun struct {
 	allocs []*harness.Alloc
 	bodies []string // of the allocations: their containers at the start
 	noted  string   // what starts leaves for changes
+	aws    *awsfake.Server
 }
 
 // of is e in a subtest; what it finds out is e's.
@@ -219,8 +225,8 @@ func (e *exampleRun) user(script string) {
 	})
 }
 
-// shell runs commands of the README in the project's root.
-func (l *lab) shell(script string) {
+// shell runs commands of the README in the project's root, with variables that it asks for.
+func (l *lab) shell(script string, env ...string) {
 	l.t.Helper()
 	require.NotEmpty(l.t, script)
 	cmd := exec.CommandContext(l.ctx, "bash", "-euo", "pipefail", "-c", script)
@@ -228,6 +234,7 @@ func (l *lab) shell(script string) {
 	cmd.Env = append(os.Environ(), l.agent.Vault().ShellEnv()...)
 	cmd.Env = append(cmd.Env, "NOMAD_ADDR="+l.agent.Addr, "DB_ADDR="+l.MariaDB.Addr,
 		"DB_ADMIN="+l.MariaDB.AdminUser, "DB_ADMIN_PASSWORD="+l.MariaDB.AdminPassword)
+	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(l.t, err, "%s", out)
 }
