@@ -49,31 +49,48 @@ const (
 // equals by due, when the request ought to have been sent or what it is for ends: the earliest, and of
 // equals the one who asked first. Due is not waited for. The error is ctx's.
 func (l *limiter) background(ctx context.Context, u urgency, due time.Time) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	l.count++
-	w := &waiter{urgency: u, due: due, order: l.count, granted: make(chan struct{})}
-	heap.Push(&l.waiting, w)
-	l.grantLocked()
-	l.mu.Unlock()
+	turn := make(chan error, 1)
+	l.enqueue(ctx, u, due, func(err error) { turn <- err })
+	return <-turn
+}
 
-	select {
-	case <-w.granted:
-		return nil
-	case <-ctx.Done():
+// later is background for many who wait: it returns at once and has run called, in a goroutine of its own,
+// at its turn, or with ctx's error.
+func (l *limiter) later(ctx context.Context, u urgency, due time.Time, run func(err error)) {
+	l.enqueue(ctx, u, due, func(err error) { go run(err) })
+}
+
+// enqueue has called called, which must not block, once: at its turn, or with ctx's error.
+func (l *limiter) enqueue(ctx context.Context, u urgency, due time.Time, called func(err error)) {
+	if err := ctx.Err(); err != nil {
+		called(err)
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.count++
+	w := &waiter{urgency: u, due: due, order: l.count, called: called}
+	heap.Push(&l.waiting, w)
+	w.stay = context.AfterFunc(ctx, func() {
+		if l.leave(w) {
+			called(ctx.Err())
+		}
+	})
+	l.grantLocked()
+}
+
+// leave takes w out, unless it was granted in the same moment: then the turn is spent, so let it be used.
+func (l *limiter) leave(w *waiter) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if w.index < 0 {
-		return nil // granted in the same moment: the turn is spent, so let it be used
+		return false
 	}
 	heap.Remove(&l.waiting, w.index)
 	if len(l.waiting) == 0 && l.timer != nil {
 		l.timer.Stop()
 	}
-	return ctx.Err()
+	return true
 }
 
 // foreground waits until fewer than foregroundAtOnce requests are under way, and counts as one
@@ -100,7 +117,9 @@ func (l *limiter) grantLocked() {
 		}
 		// Counted from now, not from the moment missed: no two requests are closer than gap.
 		l.next = now.Add(l.gap)
-		close(heap.Pop(&l.waiting).(*waiter).granted)
+		w := heap.Pop(&l.waiting).(*waiter)
+		w.stay()
+		w.called(nil)
 	}
 }
 
@@ -116,13 +135,14 @@ func (l *limiter) wakeLocked(wait time.Duration) {
 	})
 }
 
-// waiter is one caller of background.
+// waiter is one request that waits.
 type waiter struct {
 	urgency urgency
 	due     time.Time
 	order   uint64
-	granted chan struct{} // closed when it is its turn
-	index   int           // in waiters; -1 when granted
+	called  func(error)
+	stay    func() bool // it does not leave with its context any more
+	index   int         // in waiters; -1 when granted
 }
 
 // waiters is a heap, most urgent first.

@@ -446,14 +446,15 @@ func TestEndDuringRotation(t *testing.T) {
 func TestOwe(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
-		var s *Session
 		w.host.restart = func(context.Context) error {
-			s.Owe()
+			w.keeper.sessions[w.task().key()].Owe()
 			_, err := w.keeper.Recover(w.task(), w.host)
 			require.ErrorIs(w.t, err, ErrNoJournal)
 			return ErrEnded
 		}
-		s = w.open(many{"db": db("")})
+		s, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
+		require.NoError(w.t, err)
+		s.Watch()
 		w.sleep(time.Hour)
 		require.Equal(t, 1, w.host.count("restart"))
 		require.Empty(t, w.vault.live("database/creds/app"))

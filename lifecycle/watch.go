@@ -50,13 +50,14 @@ func (s *Session) step(now time.Time) (next time.Time) {
 // do runs a request beside the loop. What it returns is run by the loop, unless the session has
 // ended by then.
 func (s *Session) do(request func(ctx context.Context) (done func())) {
-	s.work.Go(func() {
-		done := request(s.ctx)
-		select {
-		case s.results <- done:
-		case <-s.ctx.Done():
-		}
-	})
+	s.work.Go(func() { s.deliver(request(s.ctx)) })
+}
+
+func (s *Session) deliver(done func()) {
+	select {
+	case s.results <- done:
+	case <-s.ctx.Done():
+	}
 }
 
 // ask sends one request within the request rate, when it is its turn.
@@ -66,8 +67,9 @@ func (s *Session) ask(u urgency, due time.Time, request func(ctx context.Context
 
 // askWhile is ask for what is not wanted any more once ctx ends: then nothing is done of it.
 func (s *Session) askWhile(ctx context.Context, u urgency, due time.Time, request func(ctx context.Context) error, done func(err error)) {
-	s.do(func(context.Context) func() {
-		err := s.k.limit.background(ctx, u, due)
+	s.work.Add(1) // which the loop, that runs, keeps above zero
+	s.k.limit.later(ctx, u, due, func(err error) {
+		defer s.work.Done()
 		if err == nil {
 			rctx, cancel := context.WithTimeout(ctx, requestTimeout)
 			err = request(rctx)
@@ -76,12 +78,12 @@ func (s *Session) askWhile(ctx context.Context, u urgency, due time.Time, reques
 			}
 			cancel()
 		}
-		return func() {
+		s.deliver(func() {
 			if ctx.Err() == nil {
 				s.heard(err)
 				done(err)
 			}
-		}
+		})
 	})
 }
 
