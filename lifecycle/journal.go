@@ -73,6 +73,7 @@ type entry struct {
 // heldSecret is where one secret of a task stands. Which fields mean something depends on Kind.
 type heldSecret struct {
 	Kind      secrets.Kind
+	Own       bool            `json:",omitempty"` // another token finds something else at its path
 	LeaseID   secrets.LeaseID `json:",omitempty"`
 	Duration  time.Duration   `json:",omitempty"` // granted at issue or at the last renewal
 	Renewable bool            `json:",omitempty"`

@@ -43,6 +43,7 @@ type pollKey struct {
 	Namespace string
 	Path      string // as the request has it
 	Version   int
+	Owner     *Session // the only one that may share it; nil: whoever reads the path
 }
 
 // pollSubscriber is a task's interest in one secret.

@@ -248,7 +248,7 @@ func (s *Session) nowAt() step {
 func (h *held) journalled() heldSecret {
 	a := h.answer
 	return heldSecret{
-		Kind: a.Kind, LeaseID: a.Lease.ID, Duration: a.Lease.Duration, Renewable: a.Lease.Renewable,
+		Kind: a.Kind, Own: a.Own, LeaseID: a.Lease.ID, Duration: a.Lease.Duration, Renewable: a.Lease.Renewable,
 		IssuedAt: a.At, ExpiresAt: h.ends, Ends: a.Ends, TokenAccessor: h.under.tok.Accessor,
 		RenewAt: h.renew, RotateAt: h.rotate, Why: h.why, Untold: h.untold,
 	}
@@ -304,7 +304,7 @@ func (s *Session) resumeHeld(now time.Time, sec *secrets.Secret, hs heldSecret, 
 	h := &held{
 		secret: sec,
 		answer: secrets.Answer{
-			Kind: hs.Kind, Fields: f, Ends: hs.Ends, At: hs.IssuedAt,
+			Kind: hs.Kind, Own: hs.Own, Fields: f, Ends: hs.Ends, At: hs.IssuedAt,
 			Lease: secrets.Lease{ID: hs.LeaseID, Duration: hs.Duration, Renewable: hs.Renewable},
 		},
 		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: hs.Why, untold: hs.Untold,

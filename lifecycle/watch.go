@@ -335,8 +335,11 @@ func (s *Session) subscribeTo(name string, h *held) {
 	}
 	st := &static{}
 	s.statics[name] = st
-	st.poll = s.k.polls.subscribe(
-		pollKey{Namespace: s.namespaceOf(h), Path: h.secret.Request.Path, Version: h.secret.Request.Version},
+	key := pollKey{Namespace: s.namespaceOf(h), Path: h.secret.Request.Path, Version: h.secret.Request.Version}
+	if h.answer.Own {
+		key.Owner = s
+	}
+	st.poll = s.k.polls.subscribe(key,
 		pollSubscriber{
 			Token: s.identity.token,
 			Seen:  h.digest, Changes: h.answer.Changes,

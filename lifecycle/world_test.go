@@ -109,6 +109,9 @@ func (v *fakeVault) Read(ctx context.Context, tok secrets.Token, req secrets.Req
 		return secrets.Answer{}, fmt.Errorf("read %s: %w", req.Path, err)
 	}
 	now := time.Now()
+	if m, ok := v.static[tok.Value.Text()+":"+req.Path]; ok { // the token's own
+		return secrets.Answer{Kind: secrets.Static, Own: true, Fields: secrets.NewFields(maps.Clone(m)), At: now}, nil
+	}
 	if m, ok := v.static[req.Path]; ok {
 		return secrets.Answer{Kind: secrets.Static, Fields: secrets.NewFields(maps.Clone(m)), At: now}, nil
 	}

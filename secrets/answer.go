@@ -43,6 +43,7 @@ func answerOf(m mount, e errand, r reply) (Answer, error) {
 	case stored(m, e.path):
 		// KV version 1 gives a lease_duration without a lease: a hint to readers, no more.
 		a.Kind = Static
+		a.Own = m.typ == "cubbyhole"
 		if rotated(m, e.path) {
 			a.Changes = nextRotation(m.typ, a.At, data)
 			delete(data, "ttl") // it is another at each read, and no part of the secret (C7)

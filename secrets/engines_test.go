@@ -53,12 +53,16 @@ func TestTOTPIsRefused(t *testing.T) {
 	must.StrContains(t, err.Error(), "good for seconds")
 }
 
-func TestCubbyholeIsStatic(t *testing.T) {
+// It is polled, each task's for itself; and what one token put there, another does not find.
+func TestCubbyhole(t *testing.T) {
 	s := startVault(t)
 	s.admin(t, "POST", "cubbyhole/app", map[string]any{"k": "v"})
 	a, err := s.Read(t.Context(), rootTok(), Request{Path: "cubbyhole/app"})
 	must.NoError(t, err)
 	must.EqOp(t, Static, a.Kind)
+	must.True(t, a.Own)
+	_, err = s.Read(t.Context(), s.token(t, "# the default policy has it"), Request{Path: "cubbyhole/app"})
+	wantKind(t, err, NotFound, "nothing is there; a cubbyhole is its token's own")
 }
 
 // What an engine nobody here knows answers: a lease makes it a lease, else it is never polled.

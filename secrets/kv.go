@@ -85,6 +85,9 @@ func route(tok Token, req Request, m mount, refused bool) (call, error) {
 	if m.typ == "totp" && strings.HasPrefix(req.Path, m.path+"code/") {
 		return call{}, Errorf(Invalid, "%s: a TOTP code is good for seconds, and would have ended when the task has it: let the task make codes of the key, from a KV secret", c.doing)
 	}
+	if m.typ == "cubbyhole" {
+		c.hint = "a cubbyhole is its token's own: only who has the task's token can write there"
+	}
 	if m.v2 {
 		c.path = dataPath(m.path, req.Path)
 	}

@@ -60,7 +60,9 @@ type Answer struct {
 	// Changes is when the server itself will put another content in this one's place, of what is
 	// Static; zero: only when somebody writes it, or not known.
 	Changes time.Time
-	At      time.Time // when the request was sent; a lease's end is counted from here
+	// Own says that another token finds something else at the same path (a cubbyhole).
+	Own bool
+	At  time.Time // when the request was sent; a lease's end is counted from here
 }
 
 // Login is what a task's identity is exchanged for a token with.
