@@ -131,11 +131,12 @@ func rotateAt(now, end time.Time, d, need time.Duration) time.Time {
 }
 
 // issuedAt is when to replace what is valid from at to end, without a lease (a certificate): at
-// about two thirds of its life, jittered, or sooner if the rotation needs longer.
+// about two thirds of its life, jittered, or sooner if the rotation needs longer. What has ended when it
+// comes is no reason to hurry: the next may have, too.
 func issuedAt(at, end time.Time, need time.Duration, r float64) time.Time {
 	life := end.Sub(at)
 	if life <= 0 {
-		return at
+		return at.Add(slowRetry)
 	}
 	when := between(at, life/100*60, life/100*70, r)
 	return earliest(when, rotateAt(at, end, 0, need))

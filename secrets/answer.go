@@ -50,7 +50,7 @@ func answerOf(m mount, e errand, r reply) (Answer, error) {
 		}
 	case !ends.IsZero():
 		a.Kind = Issued
-		a.Ends = ends
+		a.Ends = ends.Add(-r.ahead) // by our clock
 	default:
 		a.Kind = Opaque
 	}

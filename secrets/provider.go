@@ -56,7 +56,7 @@ type Answer struct {
 	Kind   Kind
 	Fields Fields
 	Lease  Lease     // Leased only
-	Ends   time.Time // Issued only: when the content stops being valid
+	Ends   time.Time // Issued only: when the content stops being valid, by our clock
 	// Changes is when the server itself will put another content in this one's place, of what is
 	// Static; zero: only when somebody writes it, or not known.
 	Changes time.Time

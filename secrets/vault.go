@@ -26,6 +26,8 @@ const (
 	// maxAnswer bounds what is read of one answer. Vault's own bound on a request is 32 MiB, so
 	// no secret it holds is larger.
 	maxAnswer = 32 << 20
+
+	clockSlack = 5 * time.Second
 )
 
 // VaultConfig is what the operator says of the secrets server (DESIGN 4). No job can set any of it.
@@ -183,7 +185,8 @@ type call struct {
 // reply is the server's answer to one call, whatever its status.
 type reply struct {
 	status int
-	at     time.Time // just before the request was sent
+	at     time.Time     // just before the request was sent
+	ahead  time.Duration // the server's clock, of ours
 	body   envelope
 	raw    string // the body of an error answer that is not the API's
 }
@@ -248,7 +251,7 @@ func (v *Vault) do(ctx context.Context, c call) (reply, error) {
 	if got.err != nil {
 		return reply{}, c.noAnswer(ctx, got.err)
 	}
-	r := reply{status: got.status, at: at}
+	r := reply{status: got.status, at: at, ahead: aheadBy(got.date, time.Now())}
 	if err := decode(got.body, &r.body); err != nil {
 		r.body = envelope{}
 		r.raw = string(got.body)
@@ -263,18 +266,30 @@ func (v *Vault) do(ctx context.Context, c call) (reply, error) {
 // for a 404, the errors.
 type capture struct {
 	status int
+	date   time.Time
 	body   []byte
 	err    error
 }
 
 func (g *capture) take(resp *api.Response) {
 	g.status = resp.StatusCode
+	g.date, _ = http.ParseTime(resp.Header.Get("Date"))
 	g.body, g.err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if g.err == nil && len(g.body) > maxAnswer {
 		g.err = errors.New("the answer is larger than 32 MiB")
 	}
 	_ = resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(nil)) // parsed here, once
+}
+
+// aheadBy is how far the server's clock is ahead of ours, by an answer's date: that is in whole seconds,
+// and was under way, so a little means nothing.
+func aheadBy(date, now time.Time) time.Duration {
+	ahead := date.Sub(now)
+	if date.IsZero() || ahead.Abs() < clockSlack {
+		return 0
+	}
+	return ahead
 }
 
 // decode parses an answer, its numbers as they were written. Nothing at all is an empty answer.
