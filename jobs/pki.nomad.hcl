@@ -1,5 +1,7 @@
 # A certificate with its key and chain. params make the request a write. Files change as one set: who
-# opens the directory once, then both files in it, gets a key that matches its certificate.
+# opens the directory once, then both files in it, gets a key that matches its certificate. When the mount's
+# issuer is replaced, the next certificate is of the new one. Those who trust it read pki/cert/ca_chain (no
+# params, the field certificate), and get the new chain.
 job "pki" {
   group "app" {
     constraint {

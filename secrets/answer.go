@@ -58,9 +58,10 @@ func answerOf(m mount, e errand, r reply) (Answer, error) {
 }
 
 // stored reports whether a read makes nothing: what is there was written, or is rotated by the
-// server's own schedule.
+// server's own schedule, or is what a CA has published (its chain, which changes with the CA).
 func stored(m mount, path string) bool {
-	return m.isKV() || rotated(m, path)
+	published := m.typ == "pki" && m.path != "" && strings.HasPrefix(path, m.path+"cert/")
+	return m.isKV() || rotated(m, path) || published
 }
 
 // rotated reports whether the server changes what is there by a schedule of its own.

@@ -84,6 +84,9 @@ func TestAnswerKinds(t *testing.T) {
 		"mount unknown":              {mount{}, "x/y", envelope{Data: map[string]any{"expiration": number}}, Answer{Kind: Opaque}},
 		"mount told with the answer": {mount{}, "x/y", envelope{MountType: "kv", Data: map[string]any{}}, Answer{Kind: Static}},
 		"certificate":                {mount{path: "p/", typ: "pki"}, "p/issue/a", envelope{Data: map[string]any{"expiration": number}}, Answer{Kind: Issued, Ends: time.Unix(1893456000, 0)}},
+		"a CA's chain":               {mount{path: "p/", typ: "pki"}, "p/cert/ca_chain", envelope{Data: map[string]any{"certificate": "c"}}, Answer{Kind: Static}},
+		"certificate by cert/":       {mount{path: "p/", typ: "pki"}, "p/issuer/cert/issue/a", envelope{Data: map[string]any{"expiration": number}}, Answer{Kind: Issued, Ends: time.Unix(1893456000, 0)}},
+		"pki, mount unknown":         {mount{}, "p/cert/ca_chain", envelope{MountType: "pki", Data: map[string]any{"certificate": "c"}}, Answer{Kind: Opaque}},
 		"engine not known to us":     {mount{path: "p/", typ: "transit"}, "p/keys/a", envelope{Data: map[string]any{"ttl": number}}, Answer{Kind: Opaque}},
 	} {
 		t.Run(name, func(t *testing.T) {
