@@ -8,6 +8,7 @@
 //	testapp dblogin [-files DIR]           log in to MariaDB over and over, with DB_USER, DB_PASSWORD
 //	                                       (or DIR/username, DIR/password, read anew each time)
 //	testapp pki DIR CERT KEY               read certificate and key below DIR over and over
+//	testapp serve DIR CERT KEY             serve TLS with them, read anew on each SIGHUP
 //
 // Flags before the subcommand hold for all: -exit-after and -exit-code to end by itself, -linger to
 // take time over SIGTERM (dblogin logs in meanwhile), -pidfile. Times are Unix milliseconds.
@@ -80,6 +81,8 @@ func main() {
 		*linger = 0
 	case "pki":
 		check(pki(ctx, args))
+	case "serve":
+		check(serve(ctx, hangup, args))
 	default:
 		check(fmt.Errorf("unknown subcommand %q", command))
 	}
@@ -236,15 +239,15 @@ func pki(ctx context.Context, args []string) error {
 	var pairs, bad int
 	var lastSerial string
 	for tick := time.NewTicker(*every); ; {
-		serial, err := readPair(args[0], args[1], args[2])
+		pair, err := readPair(args[0], args[1], args[2])
 		pairs++
 		switch {
 		case err != nil:
 			bad++
 			fmt.Printf("mismatch %v\n", err)
-		case serial != lastSerial:
-			lastSerial = serial
-			fmt.Printf("cert serial=%s\n", serial)
+		case serialOf(pair) != lastSerial:
+			lastSerial = serialOf(pair)
+			fmt.Printf("cert serial=%s\n", lastSerial)
 		}
 		if pairs%1000 == 0 {
 			fmt.Printf("pairs n=%d bad=%d\n", pairs, bad)
@@ -258,26 +261,24 @@ func pki(ctx context.Context, args []string) error {
 	}
 }
 
-func readPair(dir, cert, key string) (serial string, err error) {
+func serialOf(pair tls.Certificate) string { return pair.Leaf.SerialNumber.Text(16) }
+
+func readPair(dir, cert, key string) (pair tls.Certificate, err error) {
 	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", fmt.Errorf("open %s: %w", dir, err)
+		return pair, fmt.Errorf("open %s: %w", dir, err)
 	}
 	defer unix.Close(fd)
 	certPEM, err := readAt(fd, cert)
 	if err != nil {
-		return "", err
+		return pair, err
 	}
 	time.Sleep(*pause)
 	keyPEM, err := readAt(fd, key)
 	if err != nil {
-		return "", err
+		return pair, err
 	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return "", err
-	}
-	return pair.Leaf.SerialNumber.Text(16), nil
+	return tls.X509KeyPair(certPEM, keyPEM)
 }
 
 func readAt(dir int, name string) ([]byte, error) {
