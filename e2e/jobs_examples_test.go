@@ -5,11 +5,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/awsfake"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 )
 
 const envCreds = `echo $DB_USER $DB_PASSWORD`
@@ -92,6 +94,29 @@ var examples = map[string]example{
 	}},
 	"aws":      awsExample("aws/sts/app", ":assumed-role/app/"),
 	"aws-user": awsExample("aws/creds/user", ":user/"),
+	"kv-certificate": {
+		starts: func(e *exampleRun) { e.noted = e.certificate() },
+		changes: func(e *exampleRun) {
+			readme, err := os.ReadFile("../jobs/README.md")
+			require.NoError(e.t, err)
+			e.shell(regexp.MustCompile(`(?m)^vault write .* vault kv put secret/tls/web -$`).FindString(string(readme)))
+			e.lines(e.allocs[0], "app", "reloaded", 1)
+			require.NotEqual(e.t, e.noted, e.certificate())
+			e.newProcess(false)
+		},
+	},
+	"ssh": {starts: func(e *exampleRun) {
+		cert := parseSSHCertificate(e.t, e.sh(`cat /secrets/ssh/id_ed25519-cert.pub`))
+		ca, err := e.agent.Vault().Client().Logical().ReadWithContext(e.ctx, "ssh/config/ca")
+		require.NoError(e.t, err)
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca.Data["public_key"].(string)))
+		require.NoError(e.t, err)
+		checkSSHCertificate(e.t, cert, key, cert.Key, "deploy")
+	}},
+	"cubbyhole": {starts: func(e *exampleRun) {
+		_, err := e.allocs[0].WaitEvent(e.ctx, "app", "nothing is at cubbyhole/app; left out")
+		require.NoError(e.t, err)
+	}},
 	"change-signal": {
 		starts: func(e *exampleRun) { require.Equal(e.t, "first", e.sh(`cat /secrets/app/password`)) },
 		changes: func(e *exampleRun) {
@@ -204,6 +229,15 @@ func awsExample(path, owner string) example {
 		require.NoError(e.t, e.agent.Vault().Client().Sys().RevokePrefixWithContext(e.ctx, path))
 		working(e)
 	}}
+}
+
+// certificate is the serial number of the task's; its key matches.
+func (e *exampleRun) certificate() (serial string) {
+	e.t.Helper()
+	pair, err := tls.X509KeyPair([]byte(e.sh(`cat /secrets/tls/cert.pem`)), []byte(e.sh(`cat /secrets/tls/key.pem`)))
+	require.NoError(e.t, err)
+	require.NoError(e.t, pair.Leaf.VerifyHostname("web.example.com"))
+	return pair.Leaf.SerialNumber.Text(16)
 }
 
 // isDecodedKey: the file has the bytes that the field stands for.

@@ -23,6 +23,7 @@ func TestExamplePoliciesAreMinimal(t *testing.T) {
 	s.admin(t, "POST", "sys/mounts/rabbitmq", map[string]any{"type": "rabbitmq"})
 	s.admin(t, "POST", "sys/mounts/pki", map[string]any{"type": "pki"})
 	s.admin(t, "POST", "sys/mounts/aws", map[string]any{"type": "aws"})
+	s.admin(t, "POST", "sys/mounts/ssh", map[string]any{"type": "ssh"})
 	s.admin(t, "POST", "secret/data/orders/tls", map[string]any{"data": map[string]any{"k": "v"}})
 
 	// ask does with a token what the example needs the stanza for.

@@ -1,0 +1,1 @@
+# Nothing: Vault's default policy has a token's own cubbyhole.

@@ -1,0 +1,3 @@
+path "ssh/sign/deploy" {
+  capabilities = ["update"]
+}
