@@ -153,6 +153,9 @@ func (d *Driver) SignalTask(taskID string, signal string) error {
 	if err := d.settled(d.ctx, taskID); err != nil {
 		return err
 	}
+	if t := d.tasks.get(taskID); t != nil {
+		return t.Signal(d.ctx, signal)
+	}
 	return d.inner.SignalTask(taskID, signal)
 }
 

@@ -21,7 +21,7 @@ func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResul
 
 func (t *task) execWith(ctx context.Context, set func() *secrets.Set, cmd []string, timeout time.Duration) (res *drivers.ExecTaskResult, err error) {
 	err = t.launch(ctx, set, cmd, func(held []string) (err error) {
-		res, err = t.d.inner.ExecTask(t.cfg.ID, held, timeout)
+		res, err = t.d.inner.ExecTask(t.innerID(), held, timeout)
 		return err
 	})
 	return res, err
@@ -32,7 +32,7 @@ func (t *task) execStreaming(ctx context.Context, inner drivers.ExecTaskStreamin
 	err = t.launch(ctx, t.session.Set, opts.Command, func(held []string) (err error) {
 		o := *opts
 		o.Command = held
-		res, err = inner.ExecTaskStreaming(ctx, t.cfg.ID, &o)
+		res, err = inner.ExecTaskStreaming(ctx, t.innerID(), &o)
 		return err
 	})
 	return res, err
@@ -41,7 +41,7 @@ func (t *task) execStreaming(ctx context.Context, inner drivers.ExecTaskStreamin
 // execStreamingRaw is `nomad alloc exec` beside a raw_exec task's process.
 func (t *task) execStreamingRaw(ctx context.Context, inner drivers.ExecTaskStreamingRawDriver, cmd []string, tty bool, stream drivers.ExecTaskStream) error {
 	return t.launch(ctx, t.session.Set, cmd, func(held []string) error {
-		return inner.ExecTaskStreamingRaw(ctx, t.cfg.ID, held, tty, stream)
+		return inner.ExecTaskStreamingRaw(ctx, t.innerID(), held, tty, stream)
 	})
 }
 

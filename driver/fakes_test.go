@@ -59,6 +59,15 @@ func (f *fakeInner) end(id string, code int) {
 	}
 }
 
+// lose makes the wait for the process end, as when an engine is away.
+func (f *fakeInner) lose(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.running[id]
+	p.res = &drivers.ExitResult{Err: errors.New("EOF")}
+	close(p.exit)
+}
+
 func (f *fakeInner) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitResult, error) {
 	p := f.get(id)
 	if p == nil {
@@ -164,6 +173,8 @@ type fakeRunner struct {
 	hold    chan struct{} // start waits for it or its context, if not nil
 	network *drivers.DriverNetwork
 	starts  int
+	away    chan struct{} // whether a process outlived a lost wait is told only then, if not nil
+	over    bool          // it did not
 }
 
 func (r *fakeRunner) reap(context.Context, *drivers.TaskConfig, func()) error { return nil }
@@ -187,7 +198,19 @@ func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish
 		return process{}, err
 	}
 	r.inner.launch(t.cfg.ID)
-	return process{handle: drivers.NewTaskHandle(1), network: r.network}, nil
+	return process{handle: fakeHandle(), network: r.network}, nil
+}
+
+// outlived is true of a process that was lost sight of. The wrapped driver can take it up by then.
+func (r *fakeRunner) outlived(_ context.Context, _ process, res *drivers.ExitResult) bool {
+	if r.away != nil {
+		<-r.away
+	}
+	if res.Err == nil || r.over {
+		return false
+	}
+	r.inner.launch(fakeTaskID + "/1")
+	return true
 }
 
 func (r *fakeRunner) launcherInside(*drivers.TaskConfig) (program, secretsDir string, err error) {
@@ -242,6 +265,16 @@ func (s *fakeSession) ended() int {
 	return s.ends
 }
 
+func fakeHandle() *drivers.TaskHandle {
+	h := drivers.NewTaskHandle(1)
+	if err := h.SetDriverState(struct{}{}); err != nil {
+		panic(err)
+	}
+	return h
+}
+
+const fakeTaskID = "alloc/web/1"
+
 // fakeTask is a task under a fake driver, with its first process running.
 func fakeTask(t *testing.T, r *fakeRunner) *task {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -252,11 +285,11 @@ func fakeTask(t *testing.T, r *fakeRunner) *task {
 		t.Fatal(err)
 	}
 	tk := &task{
-		d: d, cfg: &drivers.TaskConfig{ID: "alloc/web/1", Name: "web", AllocID: "alloc"}, runner: r, files: files,
+		d: d, cfg: &drivers.TaskConfig{ID: fakeTaskID, Name: "web", AllocID: "alloc"}, runner: r, files: files,
 		session: &fakeSession{}, ended: make(chan struct{}), idle: make(chan struct{}),
 	}
 	tk.logs = newLogPipes(tk.cfg)
-	tk.setProcess(process{handle: drivers.NewTaskHandle(1), network: r.network})
+	tk.setProcess(process{handle: fakeHandle(), network: r.network})
 	r.inner.launch(tk.cfg.ID)
 	d.tasks.add(tk)
 	tk.watch()

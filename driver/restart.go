@@ -25,7 +25,7 @@ func (t *task) Publish(_ context.Context, set *secrets.Set) error {
 
 // Signal sends the task's process a signal.
 func (t *task) Signal(_ context.Context, signal string) error {
-	return t.d.inner.SignalTask(t.cfg.ID, signal)
+	return t.d.inner.SignalTask(t.innerID(), signal)
 }
 
 // Script runs a job's change_script in the task.
@@ -83,7 +83,9 @@ func (t *task) Restart(parent context.Context, set *secrets.Set) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
 	defer cancel()
 
-	t.mu.Lock()
+	if err := t.lockInSight(parent); err != nil {
+		return err
+	}
 	sw := t.current
 	switch {
 	case sw != nil && sw.begun, sw == nil && (t.stopping || t.result != nil):
@@ -139,7 +141,7 @@ func (t *task) replace(ctx context.Context, sw *replacement, set *secrets.Set) e
 		return lifecycle.ErrEnded
 	}
 
-	if err := t.d.inner.DestroyTask(t.cfg.ID, true); err != nil && !errors.Is(err, drivers.ErrTaskNotFound) {
+	if err := t.destroyProcess(true); err != nil && !errors.Is(err, drivers.ErrTaskNotFound) {
 		t.d.log.Warn("the old process could not be removed", "task_id", t.cfg.ID, "error", err)
 	}
 	crashpoint.Reached(crashpoint.OldDestroyed, t.cfg.Name)
@@ -175,7 +177,7 @@ func (t *task) end(sw *replacement) (res *drivers.ExitResult, byItself bool, err
 	}
 	spec := t.session.Spec()
 	asked := time.Now()
-	if err := t.d.inner.StopTask(t.cfg.ID, spec.StopTimeout, spec.StopSignal); err != nil {
+	if err := t.d.inner.StopTask(t.innerID(), spec.StopTimeout, spec.StopSignal); err != nil {
 		t.d.log.Warn("the old process did not stop by its signal; it is killed", "task_id", t.cfg.ID, "error", err)
 	}
 	select {
@@ -183,7 +185,7 @@ func (t *task) end(sw *replacement) (res *drivers.ExitResult, byItself bool, err
 		return res, !sw.resumed && t.endedBefore(asked), nil
 	case <-time.After(lifecycle.StopAllowance):
 	}
-	if err := t.d.inner.DestroyTask(t.cfg.ID, true); err != nil {
+	if err := t.destroyProcess(true); err != nil {
 		return nil, false, fmt.Errorf("stop the old process: %w", err)
 	}
 	select {
@@ -197,7 +199,7 @@ func (t *task) end(sw *replacement) (res *drivers.ExitResult, byItself bool, err
 // endedBefore reports whether the process had ended by then. Its exit may be told us much later, when
 // the machine is busy: the wrapped driver knows when it was.
 func (t *task) endedBefore(then time.Time) bool {
-	status, err := t.d.inner.InspectTask(t.cfg.ID)
+	status, err := t.d.inner.InspectTask(t.innerID())
 	return err == nil && !status.CompletedAt.IsZero() && status.CompletedAt.Before(then)
 }
 

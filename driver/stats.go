@@ -49,7 +49,7 @@ func (t *task) processStats(ctx context.Context, interval time.Duration) (<-chan
 		if err := t.swap.wait(ctx); err != nil {
 			return nil, err
 		}
-		in, err := t.d.inner.TaskStats(ctx, t.cfg.ID, interval)
+		in, err := t.d.inner.TaskStats(ctx, t.innerID(), interval)
 		if err == nil || !errors.Is(err, drivers.ErrTaskNotFound) || t.isEnded() {
 			return in, err
 		}

@@ -32,8 +32,9 @@ type task struct {
 
 	mu       sync.Mutex // guards what follows
 	process  process
-	stopping bool         // Nomad has asked for the end
-	current  *replacement // a restart in place is under way
+	stopping bool          // Nomad has asked for the end
+	current  *replacement  // a restart in place is under way
+	unseen   chan struct{} // not nil while it is not known whether the process runs; closed once it is
 	result   *drivers.ExitResult
 }
 
@@ -50,6 +51,8 @@ type session interface {
 
 // process is what is known of the task's current process.
 type process struct {
+	id      string              // to the wrapped driver; empty: the task's own
+	lost    []string            // by which the wrapped driver knew it before it lost sight of it
 	handle  *drivers.TaskHandle // scrubbed
 	network *drivers.DriverNetwork
 	owner   owner  // of the process, and so of the task's files
@@ -83,6 +86,10 @@ type runner interface {
 	// it runs. publish writes the set's files, and is called before the task's program runs (S1).
 	// On error nothing of it is left.
 	start(ctx context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error)
+
+	// outlived reports whether the process still runs although the wrapped driver's wait for it has
+	// ended so. It waits until that can be told.
+	outlived(ctx context.Context, p process, res *drivers.ExitResult) bool
 
 	// launcherInside is where the task finds the launcher and its secrets directory.
 	launcherInside(cfg *drivers.TaskConfig) (program, secretsDir string, err error)
@@ -132,8 +139,9 @@ func (t *task) discardProcess() {
 
 // watch waits for the current process to end. Its end is the task's, unless a swap made it.
 func (t *task) watch() {
+	id := t.innerID()
 	go func() {
-		exits, err := t.d.inner.WaitTask(t.d.ctx, t.cfg.ID)
+		exits, err := t.d.inner.WaitTask(t.d.ctx, id)
 		if err != nil {
 			t.exited(&drivers.ExitResult{ExitCode: -1, Err: err})
 			return
@@ -141,7 +149,7 @@ func (t *task) watch() {
 		select {
 		case res, ok := <-exits:
 			if ok && t.d.ctx.Err() == nil {
-				t.exited(res)
+				t.gone(res)
 			}
 		case <-t.d.ctx.Done(): // the plugin ends, the task does not
 		}
@@ -211,7 +219,9 @@ func (t *task) wait(ctx context.Context) <-chan *drivers.ExitResult {
 // stop stops whatever process the task has. A swap under way is ended: it starts no new process
 // that has not begun, and one that has begun is stopped.
 func (t *task) stop(timeout time.Duration, signal string) error {
-	t.mu.Lock()
+	if err := t.lockInSight(t.d.ctx); err != nil {
+		return err
+	}
 	t.stopping = true
 	sw := t.current
 	waits := sw != nil && !sw.begun
@@ -220,7 +230,7 @@ func (t *task) stop(timeout time.Duration, signal string) error {
 	}
 	t.mu.Unlock()
 	crashpoint.Reached(crashpoint.StopAsked, t.cfg.Name)
-	err := t.d.inner.StopTask(t.cfg.ID, timeout, signal)
+	err := t.d.inner.StopTask(t.innerID(), timeout, signal)
 	if sw == nil {
 		return err
 	}
@@ -231,7 +241,7 @@ func (t *task) stop(timeout time.Duration, signal string) error {
 	if t.isEnded() {
 		return nil
 	}
-	return t.d.inner.StopTask(t.cfg.ID, timeout, signal)
+	return t.d.inner.StopTask(t.innerID(), timeout, signal)
 }
 
 // destroy removes the task's process, files and secrets.
@@ -247,7 +257,7 @@ func (t *task) destroy(force bool) error {
 			return err
 		}
 	}
-	if err := t.d.inner.DestroyTask(t.cfg.ID, force); err != nil && !(t.isEnded() && errors.Is(err, drivers.ErrTaskNotFound)) {
+	if err := t.destroyProcess(force); err != nil && !(t.isEnded() && errors.Is(err, drivers.ErrTaskNotFound)) {
 		return err
 	}
 	t.finish(&drivers.ExitResult{ExitCode: -1, Err: errors.New("the task was destroyed")})
@@ -267,7 +277,7 @@ func (t *task) removeFiles() error {
 
 // inspect is the inner driver's word on the current process, or ours where there is none any more.
 func (t *task) inspect() (*drivers.TaskStatus, error) {
-	status, err := t.d.inner.InspectTask(t.cfg.ID)
+	status, err := t.d.inner.InspectTask(t.innerID())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.result == nil {

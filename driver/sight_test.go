@@ -1,0 +1,67 @@
+package driver
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
+)
+
+// C4: a process that runs on while the wrapped driver has lost sight of it is taken up again. Nomad hears
+// nothing of that, and the process is signalled, replaced and ended as before.
+func TestLostSightOf(t *testing.T) {
+	r := &fakeRunner{inner: newFakeInner(), away: make(chan struct{})}
+	tk := fakeTask(t, r)
+	exits := tk.wait(t.Context())
+	r.inner.lose(tk.cfg.ID)
+	waitFor(t, func() bool { tk.mu.Lock(); defer tk.mu.Unlock(); return tk.unseen != nil })
+	done := restart(tk) // waits until the process is seen again
+	notYet(t, done)
+	notYet(t, exits)
+	close(r.away)
+	must.NoError(t, await(t, done))
+	must.Eq(t, 1, r.starts)
+	must.Nil(t, r.inner.get(fakeTaskID+"/1"))
+	notYet(t, exits)
+	must.Eq(t, 0, tk.session.(*fakeSession).ended())
+
+	r.inner.lose(tk.cfg.ID)
+	waitFor(t, func() bool { return tk.innerID() != tk.cfg.ID })
+	must.NoError(t, tk.d.SignalTask(tk.cfg.ID, "SIGHUP"))
+	must.NoError(t, tk.stop(time.Second, ""))
+	must.Eq(t, 143, await(t, exits).ExitCode)
+	must.NoError(t, tk.destroy(false))
+	must.MapEmpty(t, r.inner.running)
+}
+
+// One that did not run on has ended, as the wrapped driver says.
+func TestLostForGood(t *testing.T) {
+	r := &fakeRunner{inner: newFakeInner(), away: make(chan struct{}), over: true}
+	tk := fakeTask(t, r)
+	r.inner.lose(tk.cfg.ID)
+	waitFor(t, func() bool { tk.mu.Lock(); defer tk.mu.Unlock(); return tk.unseen != nil })
+	done := restart(tk)
+	close(r.away)
+	must.ErrorContains(t, await(t, tk.wait(t.Context())).Err, "EOF")
+	must.ErrorIs(t, await(t, done), lifecycle.ErrEnded)
+	await(t, tk.idle)
+	must.Eq(t, 1, tk.session.(*fakeSession).ended())
+}
+
+// Only a wait that failed is looked into: an exit that the engine has told is one.
+func TestToldExits(t *testing.T) {
+	for _, res := range []*drivers.ExitResult{{}, {ExitCode: 1}, {ExitCode: 137, Err: errors.New("ended")}, {OOMKilled: true, Err: errors.New("ended")}} {
+		must.False(t, (&containers{}).outlived(t.Context(), process{}, res))
+	}
+}
+
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	for until := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
+		must.True(t, time.Now().Before(until), must.Sprint("timed out"))
+	}
+}
