@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -181,7 +182,11 @@ func (a *Agent) launch(role, log string) (*process, error) {
 		"PATH=" + a.binDir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin", // raw_exec finds testapp
 		"VAULT_ADDR=", "VAULT_TOKEN=", "VAULT_NAMESPACE=", "NOMAD_ADDR=", "NOMAD_TOKEN=",
 	}
-	return startProcess("nomad "+role, log, env, a.bin, "agent", "-config="+a.configPath(role))
+	command := []string{a.bin, "agent", "-config=" + a.configPath(role)}
+	if role == "client" {
+		command = append(slices.Clone(a.opts.ClientCommand), command...)
+	}
+	return startProcess("nomad "+role, log, env, command[0], command[1:]...)
 }
 
 func (a *Agent) ready(ctx context.Context) error {

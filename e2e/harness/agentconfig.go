@@ -51,6 +51,9 @@ type AgentOptions struct {
 	// stays off for the built-in driver, as it must (DESIGN 9).
 	DanglingGrace time.Duration
 
+	// ClientCommand is what the client's command line is an argument of, unshare(1) for example.
+	ClientCommand []string
+
 	DockerHCL  string // in config of both docker drivers
 	RawExecHCL string // in config of both raw_exec drivers
 	SecretsHCL string // in the secrets block
