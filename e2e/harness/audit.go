@@ -89,10 +89,16 @@ func parseAudit(line []byte) (Request, bool, error) {
 			Operation string `json:"operation"`
 			Path      string `json:"path"`
 		} `json:"request"`
+		Response struct {
+			Data map[string]any `json:"data"`
+		} `json:"response"`
 		Error string `json:"error"`
 	}
 	if err := json.Unmarshal(line, &entry); err != nil {
 		return Request{}, false, fmt.Errorf("audit log: %w", err)
+	}
+	if refusal, ok := entry.Response.Data["error"].(string); ok && strings.HasSuffix(entry.Request.Path, "/login") {
+		entry.Error = refusal // hashed
 	}
 	byRoot := len(entry.Auth.Policies) == 1 && entry.Auth.Policies[0] == "root"
 	return Request{
