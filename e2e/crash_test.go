@@ -24,7 +24,7 @@ func TestCrashMatrix(t *testing.T) {
 
 	t.Run("raw_exec", func(t *testing.T) {
 		t.Parallel()
-		m := newCrashMatrix(t, agent, "raw_exec")
+		m := newCrashMatrix(t, agent, "raw_exec", "crashR")
 		m.start(slowLease, 2) // bystanders
 		for _, p := range []crashpoint.Point{
 			crashpoint.Reaped, crashpoint.IntentJournalled, crashpoint.LoginAnswered, crashpoint.TokenJournalled,
@@ -59,7 +59,7 @@ func TestCrashMatrix(t *testing.T) {
 	})
 	t.Run("docker", func(t *testing.T) {
 		t.Parallel()
-		m := newCrashMatrix(t, agent, "docker")
+		m := newCrashMatrix(t, agent, "docker", "crashD")
 		m.start(slowLease, 1)
 		for _, p := range []crashpoint.Point{crashpoint.SecretAnswered, crashpoint.InnerStarted, crashpoint.Released} {
 			m.atStart(p, slowLease)

@@ -80,9 +80,10 @@ func crashDir(agent *harness.Agent, driver string) string {
 	return filepath.Join(filepath.Dir(agent.DataDir()), "plugins", driver+crashpoint.DirSuffix)
 }
 
-func newCrashMatrix(t *testing.T, agent *harness.Agent, driver string) *crashMatrix {
+// newCrashMatrix makes a matrix with tasks of a driver. The mark, of five or six letters, is its own.
+func newCrashMatrix(t *testing.T, agent *harness.Agent, driver, mark string) *crashMatrix {
 	l := newLabOn(t, agent)
-	m := &crashMatrix{lab: l, driver: driver, mark: "crash" + strings.ToUpper(driver[:1]), dir: crashDir(agent, driver)}
+	m := &crashMatrix{lab: l, driver: driver, mark: mark, dir: crashDir(agent, driver)}
 	m.plugin = strings.TrimSuffix(m.dir, crashpoint.DirSuffix)
 	m.within(stepBound)
 	m.setUp()
@@ -134,14 +135,19 @@ func (m *crashMatrix) atStart(p crashpoint.Point, kind crashKind) {
 // whileRunning kills the plugin when the first task comes to a point.
 func (m *crashMatrix) whileRunning(phase string, points ...crashpoint.Point) {
 	for _, p := range points {
-		m.kill(phase, p, "", func(task *crashTask, victim string) bool {
-			if task.name == victim {
-				// Without a process nobody writes to the log pipes: then only Nomad, who restarts the
-				// task, can bring its logs back (DESIGN 9).
-				return p == crashpoint.OldStopped || p == crashpoint.OldDestroyed
-			}
-			return task.kind != slowLease // then it may have been without a process by chance
-		}, func() {})
+		m.kill(phase, p, "", hadNoProcess(p), func() {})
+	}
+}
+
+// hadNoProcess says which tasks Nomad may restart after a kill at a point of a rotation.
+func hadNoProcess(p crashpoint.Point) func(task *crashTask, victim string) bool {
+	return func(task *crashTask, victim string) bool {
+		if task.name == victim {
+			// Without a process nobody writes to the log pipes: then only Nomad, who restarts the
+			// task, can bring its logs back (DESIGN 9).
+			return p == crashpoint.OldStopped || p == crashpoint.OldDestroyed
+		}
+		return task.kind != slowLease // then it may have been without a process by chance
 	}
 }
 
