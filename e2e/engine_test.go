@@ -12,7 +12,8 @@ import (
 )
 
 // engineJob is a task with a lease that is renewed every few seconds, and a secret whose change restarts
-// it. It prints a file on each SIGHUP.
+// it. It prints a file on each SIGHUP. ENGINE is for the sweep after a run that was killed: that engine is
+// not there to be asked for its containers.
 const engineJob = `
 job "engine-app" {
   group "g" {
@@ -24,6 +25,9 @@ job "engine-app" {
     task "app" {
       driver = "docker"
       ` + identityBlock + `
+      env {
+        ENGINE = "${meta.engine}"
+      }
       config {
         image        = "${meta.image}"
         network_mode = "none"
@@ -66,6 +70,7 @@ func TestEngineRestarts(t *testing.T) {
 	require.NoError(t, err)
 	l := engineLab{newOwnLab(t, harness.AgentOptions{
 		Name: "engine", Placement: harness.Beside, DockerHCL: fmt.Sprintf("endpoint = %q", engine.Host),
+		Meta: map[string]string{"engine": engine.Host},
 	}, 3*time.Minute), engine}
 	require.NoError(t, l.Vault.EnableDatabase(l.ctx, "database", l.MariaDB))
 	require.NoError(t, l.Vault.DatabaseRole(l.ctx, "database", "engine-app", 20*time.Second, time.Hour))
@@ -73,7 +78,10 @@ func TestEngineRestarts(t *testing.T) {
 	l.mayRead("engine-app", "database/creds/engine-app", "secret/data/engine-app")
 
 	// For comparison, a task of Nomad's own driver, which takes the engine's end for the container's.
-	plain, err := l.agent.SubmitAsIs(l.ctx, fmt.Sprintf(dockerSleep, "engine-plain", `restart {
+	plain, err := l.agent.SubmitAsIs(l.ctx, fmt.Sprintf(dockerSleep, "engine-plain", `meta {
+      engine = "`+engine.Host+`"
+    }
+    restart {
       attempts = 10
       interval = "10m"
       delay    = "1s"
