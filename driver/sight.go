@@ -14,6 +14,9 @@ import (
 // The docker driver takes the end of its engine for the end of every container: its wait fails. With
 // live-restore they run on, and a task whose secrets are taken back is worse off than one that has none.
 // So a process that was lost sight of is looked for, and taken up again, before its end is believed.
+//
+// There is none to be found where systemd holds the engine's socket (docker.socket): then the docker
+// driver's questions wait for the next engine, and one of them is to stop the container, to be sure.
 
 const (
 	// engineAllowance is how long an engine may be away. Then Nomad is told, and does as it sees fit.
