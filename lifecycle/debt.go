@@ -68,7 +68,7 @@ func (d *debts) attempt(b *debt) bool {
 			// A batch token cannot be revoked; of any other it is news. Its leases still can be.
 			delete(b.revoke, accessor)
 			if secrets.KindOf(err) == secrets.Refused {
-				d.tell(b.task, fmt.Errorf("revoke the task's own token: %w", err))
+				d.tell(b.task, sayTokenRevocationRefused(), fmt.Errorf("revoke the task's own token: %w", err))
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func (d *debts) attemptLeases(b *debt) {
 		case r.verdict == away && !ended(l.Ends):
 			left = append(left, l)
 		case r.verdict == refused:
-			d.tell(b.task, fmt.Errorf("revoke a lease, which ends by its TTL instead: %w", r.err))
+			d.tell(b.task, sayRevocationRefused(), fmt.Errorf("revoke a lease, which ends by its TTL instead: %w", r.err))
 		}
 	}
 	b.leases = left

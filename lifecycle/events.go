@@ -35,6 +35,14 @@ func sayRevocationRefused() string {
 	return "revocation of old leases refused: they end with their TTL (policy needs update on sys/leases/revoke)"
 }
 
+func sayTokenRevocationRefused() string {
+	return "revocation of the task's token refused: it ends with its TTL (policy needs update on auth/token/revoke-self)"
+}
+
+func sayTokenRenewalRefused() string {
+	return "secrets: renewal of the task's token refused (policy needs update on auth/token/renew-self); before its end the task logs in again, and its leases are rotated"
+}
+
 func sayRenewalRefused(name string) string {
 	return fmt.Sprintf("secret %q: renewal refused (policy needs update on sys/leases/renew); it is rotated before its end instead", name)
 }

@@ -249,15 +249,15 @@ func (k *Keeper) drop(s *Session) {
 	}
 }
 
-// revocationRefused tells of a lease that stays until its TTL. The task has ended as a rule, so its
-// events are over: the log has it, too.
-func (k *Keeper) revocationRefused(t Task, err error) {
-	k.cfg.Log.Warn("revocation refused: the leases end with their TTL", "alloc_id", t.AllocID, "task", t.Name, "error", err)
+// revocationRefused tells of a token or a lease that stays until its TTL. The task has ended as a rule,
+// so its events are over: the log has it, too.
+func (k *Keeper) revocationRefused(t Task, say string, err error) {
+	k.cfg.Log.Warn(say, "alloc_id", t.AllocID, "task", t.Name, "error", err)
 	k.mu.Lock()
 	s := k.sessions[t.key()]
 	k.mu.Unlock()
 	if s != nil {
-		s.host.Event(sayRevocationRefused())
+		s.host.Event(say)
 	}
 }
 

@@ -112,7 +112,10 @@ func (s *Session) renewToken() {
 		case secrets.KindOf(err) == secrets.Refused:
 			l.fails++
 			l.renew = retryRenewal(now, l.ends, l.fails, s.k.random())
-			s.askToken(toAct, func() { l.renew = time.Time{} }) // it may not be renewed: it is replaced
+			s.askToken(toAct, func() {
+				l.renew = time.Time{} // it may not be renewed: it is replaced
+				s.sayOnce(aboutTokenRenewal, sayTokenRenewalRefused())
+			})
 		default:
 			l.renew = time.Time{}
 		}

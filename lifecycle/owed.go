@@ -34,8 +34,9 @@ type debtsConfig struct {
 	limit    *limiter
 	random   func() float64 // in [0, 1), for the jitter; safe for concurrent use
 	// refused is told when the server refuses a revocation, once a task: a person must change a
-	// policy. The lease is left to its TTL. Called from a goroutine of its own, without locks.
-	refused func(Task, error)
+	// policy, and say is the event about it. What was to be revoked is left to its TTL. Called from a
+	// goroutine of its own, without locks.
+	refused func(t Task, say string, err error)
 	log     hclog.Logger
 }
 
@@ -242,7 +243,7 @@ func (d *debts) settle(dir string) {
 	crashpoint.Reached(crashpoint.DebtRevoked, debt.task.Name)
 	d.forget(dir)
 	crashpoint.Reached(crashpoint.DebtRemoved, debt.task.Name)
-	if !j.e.KeepTokens {
+	if j.e.Step != "" { // a whole journal: the task has ended
 		d.mu.Lock()
 		delete(d.told, journalDir(d.cfg.stateDir, debt.task))
 		d.mu.Unlock()
@@ -256,14 +257,14 @@ func (d *debts) forget(dir string) {
 }
 
 // tell says that the server refuses to revoke, once a task.
-func (d *debts) tell(t Task, err error) {
+func (d *debts) tell(t Task, say string, err error) {
 	key := journalDir(d.cfg.stateDir, t)
 	d.mu.Lock()
 	told := d.told[key]
 	d.told[key] = true
 	d.mu.Unlock()
 	if !told {
-		d.cfg.refused(t, err)
+		d.cfg.refused(t, say, err)
 	}
 }
 

@@ -159,7 +159,7 @@ func (o *owing) restart() {
 		provider: o.server,
 		limit:    newLimiter(1),
 		random:   func() float64 { return 0.5 },
-		refused: func(_ Task, err error) {
+		refused: func(_ Task, _ string, err error) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.told = append(o.told, err)

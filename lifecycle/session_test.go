@@ -419,6 +419,24 @@ func TestLeaseRequestsRefused(t *testing.T) {
 	})
 }
 
+// A token that may neither renew nor revoke itself is replaced in time, which is told once; and what was
+// made under the old one is revoked lease by lease.
+func TestTokenRequestsRefused(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.fail["renew-token"], w.vault.fail["revoke-token"] = errDenied, errDenied
+		s := w.open(many{"db": db("")})
+		w.sleep(150 * time.Minute)
+		require.Greater(t, w.vault.called("login"), 2)
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		said := w.host.said()
+		require.Equal(t, 1, strings.Count(said, "policy needs update on auth/token/renew-self"), said)
+		require.Equal(t, 1, strings.Count(said, "policy needs update on auth/token/revoke-self"), said)
+		require.NotContains(t, said, "sys/leases/revoke")
+		s.End()
+	})
+}
+
 // End stops a rotation that is under way, and all that either left is revoked.
 func TestEndDuringRotation(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -130,9 +130,10 @@ func (s *Session) validUntil() time.Time {
 type topic string
 
 const (
-	aboutLogin    topic = "login"
-	aboutChecks   topic = "checks"
-	aboutPolicies topic = "policies"
+	aboutLogin        topic = "login"
+	aboutTokenRenewal topic = "token renewal"
+	aboutChecks       topic = "checks"
+	aboutPolicies     topic = "policies"
 )
 
 func aboutSecret(name string) topic  { return topic("secret " + name) }
