@@ -76,7 +76,7 @@ func (e errand) refusal(r reply) error {
 		if r.status == http.StatusServiceUnavailable && said == "" {
 			said = "sealed, or in maintenance"
 		}
-		return Errorf(kind, "%s: the server answers %s", e.where(), status(r.status, said))
+		return Errorf(kind, "%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(e.backend(r.status)))
 	default:
 		if e.passing(said) {
 			kind = Outage
@@ -131,6 +131,15 @@ func (e errand) policy() string {
 
 func (e errand) stanza(path string) string {
 	return fmt.Sprintf("path %q { capabilities = [%s] }", path, e.needs)
+}
+
+// backend says what to look at when a server that is up fails to make a credential: what its engine
+// makes it in, which the server's own words need not name.
+func (e errand) backend(status int) string {
+	if status != http.StatusInternalServerError || credentialPaths[e.mount.typ] == nil {
+		return ""
+	}
+	return fmt.Sprintf("is what the %s engine at %s talks to up, and does it let the server in?", e.mount.typ, e.mount.path)
 }
 
 // missing says what a 404 is about.

@@ -39,6 +39,7 @@ func TestQuoteNeverQuotesWhatWasSent(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	e := errand{doing: "read database/creds/app", path: "database/creds/app", needs: `"read"`, mount: mount{path: "database/", typ: "database"}}
+	kv := errand{doing: "read secret/app", path: "secret/data/app", needs: `"read"`, mount: mount{path: "secret/", typ: "kv", v2: true}}
 	in := e
 	in.namespace = "team"
 	aws := errand{doing: "read aws/creds/app", path: "aws/creds/app", needs: `"read"`, mount: mount{path: "aws/", typ: "aws"}, hint: "look at AWS"}
@@ -58,6 +59,9 @@ func TestRefusals(t *testing.T) {
 		{e, 400, "unknown role: app", Invalid, "read database/creds/app: the server answers 400 unknown role: app"},
 		{e, 404, "", NotFound, "read database/creds/app: nothing is there"},
 		{e, 405, "unsupported operation", Invalid, "read database/creds/app: the server answers 405 unsupported operation"},
+		{e, 500, "failed to create a new user", Outage, "read database/creds/app: the server answers 500 failed to create a new user; " +
+			"is what the database engine at database/ talks to up, and does it let the server in?"},
+		{kv, 500, "", Outage, "read secret/app: the server answers 500 internal server error"},
 		{e, 503, "Vault is sealed", Outage, "read database/creds/app: the server answers 503 Vault is sealed"},
 		{e, 429, "", Outage, "read database/creds/app: the server answers 429 too many requests"},
 		{e, 473, "", Outage, "read database/creds/app: the server answers 473"},
