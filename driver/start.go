@@ -66,6 +66,9 @@ func (d *Driver) fromPolicies(cfg *drivers.TaskConfig, ours *secrets.TaskConfig)
 
 // startWithSecrets is the start of DESIGN 6, each step with its undo.
 func (d *Driver) startWithSecrets(cfg *drivers.TaskConfig, ours secrets.TaskConfig, byDefault bool) (_ *drivers.TaskHandle, _ *drivers.DriverNetwork, err error) {
+	if err := refuseSharedDir(cfg); err != nil {
+		return nil, nil, err
+	}
 	spec, err := secrets.Compile(ours)
 	if err != nil {
 		return nil, nil, err
@@ -162,6 +165,16 @@ func (d *Driver) newRunner(exposeToken bool) (runner, error) {
 func (d *Driver) refuseMounts(cfg *drivers.TaskConfig) error {
 	if d.wrapped.name == wrappedRawExec.name && len(cfg.Mounts) > 0 {
 		return fmt.Errorf("the task asks for a mount at %s, and the %s driver has none: remove the volume_mount block", cfg.Mounts[0].TaskPath, d.name)
+	}
+	return nil
+}
+
+// refuseSharedDir refuses secrets to a task that has no directory of its own, for its name leads to where
+// others are: to its allocation's, or to that of all allocations. Nomad lets both through.
+func refuseSharedDir(cfg *drivers.TaskConfig) error {
+	switch cfg.Name {
+	case ".", "..":
+		return secrets.Errorf(secrets.Invalid, "a task named %q shares its directory with other tasks, which would see its secrets: give it another name", cfg.Name)
 	}
 	return nil
 }
