@@ -124,6 +124,7 @@ type WorkloadRole struct {
 	TTL      time.Duration
 	MaxTTL   time.Duration
 	Claims   map[string]any // bound_claims
+	Bare     bool           // without Vault's default policy
 	Strict   bool           // a JWT is refused as soon as it has expired; else a minute is forgiven
 }
 
@@ -140,12 +141,13 @@ func (v *Vault) WorkloadRole(ctx context.Context, authPath, name string, r Workl
 			"nomad_job_id":    "nomad_job_id",
 			"nomad_task":      "nomad_task",
 		},
-		"token_type":             "service",
-		"token_policies":         r.Policies,
-		"token_period":           r.Period.String(),
-		"token_ttl":              r.TTL.String(),
-		"token_max_ttl":          r.MaxTTL.String(),
-		"token_explicit_max_ttl": 0,
+		"token_type":              "service",
+		"token_policies":          r.Policies,
+		"token_no_default_policy": r.Bare,
+		"token_period":            r.Period.String(),
+		"token_ttl":               r.TTL.String(),
+		"token_max_ttl":           r.MaxTTL.String(),
+		"token_explicit_max_ttl":  0,
 	}
 	if r.Strict {
 		role["clock_skew_leeway"] = -1

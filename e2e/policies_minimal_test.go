@@ -1,0 +1,253 @@
+package e2e
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/stretchr/testify/require"
+)
+
+// policyLine is one thing that a policy grants.
+type policyLine struct {
+	path, capability string
+	without          string // the policy, less this
+}
+
+var exampleStanza = regexp.MustCompile(`(?s)path "([^"]+)" \{\s*capabilities = \[([^]]*)\]\s*\}\n?`)
+
+// policyLines takes the policy in a file apart.
+func policyLines(t *testing.T, file string) (lines []policyLine) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	policy := string(content)
+	stanzas := exampleStanza.FindAllStringSubmatch(policy, -1)
+	require.Len(t, stanzas, strings.Count("\n"+policy, "\npath "), "%s has a stanza that is not understood here", file)
+	for _, stanza := range stanzas {
+		granted := strings.Split(stanza[2], ", ")
+		for i, capability := range granted {
+			rest := ""
+			if len(granted) > 1 {
+				others := slices.Delete(slices.Clone(granted), i, i+1)
+				rest = fmt.Sprintf("path %q {\n  capabilities = [%s]\n}\n", stanza[1], strings.Join(others, ", "))
+			}
+			lines = append(lines, policyLine{
+				path: stanza[1], capability: strings.Trim(capability, `"`),
+				without: "# empty is no policy\n" + strings.Replace(policy, stanza[0], rest, 1),
+			})
+		}
+	}
+	return lines
+}
+
+// isNamed waits for an event of the task "app" that names the line.
+func (p policyLine) isNamed(l *lab, alloc *harness.Alloc) {
+	l.t.Helper()
+	stanza := regexp.MustCompile(fmt.Sprintf(`path %q \{ capabilities = \[[^]]*%q`, strings.TrimSuffix(p.path, "*"), p.capability))
+	short := fmt.Sprintf("(policy needs %s on %s)", p.capability, p.path)
+	l.until("an event that names "+p.path, func() error {
+		events, err := alloc.Events(l.ctx, "app")
+		if err != nil {
+			return err
+		}
+		for _, event := range events {
+			if stanza.MatchString(event) || strings.Contains(event, short) {
+				return nil
+			}
+		}
+		return fmt.Errorf("events:\n%s", strings.Join(events, "\n"))
+	})
+}
+
+// late reports whether the line is missed only when a lease is to be revoked, and not at the start.
+func (p policyLine) late() bool { return p.path == "sys/leases/revoke" }
+
+// Each line of an example's policy is needed: without it the job does not start, or it starts and warns,
+// and the event names the line. (That no other line is needed, TestExampleJobs shows.)
+func TestExamplePoliciesAreMinimal(t *testing.T) {
+	t.Parallel()
+	vault, err := shared.NewVault(t.Context(), "vault-minimal")
+	require.NoError(t, err)
+	l := newOwnLab(t, harness.AgentOptions{
+		Name: "minimal", Placement: harness.InPlace, Vault: vault, Secrets: map[string]any{"lease_check_interval": "2s"},
+	}, testTimeout)
+	require.NoError(t, l.Images.Named(l.ctx, exampleImage))
+	require.NoError(t, vault.EnableKV2(l.ctx, "secret"))
+	require.NoError(t, vault.PutKV2(l.ctx, "secret", "app-1", map[string]any{
+		"username": "app", "password": "first", "api_key": base64.StdEncoding.EncodeToString([]byte("key")),
+	}))
+	require.NoError(t, vault.PutKV2(l.ctx, "secret", "orders/tls", map[string]any{"cert": "cert", "key": "key"}))
+	require.NoError(t, vault.EnableKV1(l.ctx, "kv1"))
+	require.NoError(t, vault.PutKV1(l.ctx, "kv1", "app", map[string]any{"username": "app", "password": "first"}))
+	require.NoError(t, vault.EnablePKI(l.ctx, "pki", "web"))
+	require.NoError(t, vault.EnableDatabase(l.ctx, "database", l.MariaDB))
+	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "app", time.Hour, 2*time.Hour))
+	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "orders-db", time.Hour, 2*time.Hour))
+	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "brief", 15*time.Second, time.Hour))
+
+	t.Run("declared", func(t *testing.T) { t.Parallel(); declaredAreMinimal(newLabOn(t, l.agent), t) })
+	t.Run("from_policies", func(t *testing.T) { t.Parallel(); grantedAreMinimal(newLabOn(t, l.agent), t) })
+	t.Run("default", func(t *testing.T) { t.Parallel(); defaultIsMinimal(newLabOn(t, l.agent), t) })
+}
+
+// without has a role's only policy, of the same name, be without a line.
+func (l *lab) without(line policyLine, role string) {
+	l.t.Helper()
+	vault := l.agent.Vault()
+	require.NoError(l.t, vault.Policy(l.ctx, role, line.without))
+	require.NoError(l.t, vault.WorkloadRole(l.ctx, l.agent.AuthPath, role, harness.WorkloadRole{Policies: []string{role}, Period: 30 * time.Minute}))
+}
+
+// leasesEnd revokes all leases of a database role, as somebody else: their tasks then rotate, and have
+// old leases to revoke.
+func (l *lab) leasesEnd(role string) {
+	l.t.Helper()
+	require.NoError(l.t, l.agent.Vault().Client().Sys().RevokePrefixWithContext(l.ctx, "database/creds/"+role))
+}
+
+// exampleNamed is a job of jobs/ as it is, but for the name that it and its role have.
+func exampleNamed(t *testing.T, file, name string) string {
+	t.Helper()
+	hcl, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return regexp.MustCompile(`(?m)^(job |\s*role += )"[^"]*"`).ReplaceAllString(string(hcl), fmt.Sprintf("$1%q", name))
+}
+
+// declaredAreMinimal runs all examples at once, each without each line of its policy.
+func declaredAreMinimal(l *lab, t *testing.T) {
+	files, err := filepath.Glob("../jobs/policies/*.hcl")
+	require.NoError(t, err)
+	require.Len(t, files, len(examples), "policies, and what is known of jobs here")
+	type variant struct {
+		policyLine
+		job *harness.Job
+	}
+	var variants []variant
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".hcl")
+		lines := policyLines(t, file)
+		require.NotEmpty(t, lines, file)
+		for i, line := range lines {
+			without := fmt.Sprintf("%s-without-%d", name, i)
+			l.without(line, without)
+			variants = append(variants, variant{line, l.submit(exampleNamed(t, "../jobs/"+name+".nomad.hcl", without))})
+		}
+	}
+	for _, v := range variants {
+		if v.late() {
+			_, err := v.job.Running(l.ctx)
+			require.NoError(t, err)
+		}
+	}
+	l.leasesEnd("app")
+	for _, v := range variants {
+		t.Run(v.job.ID, func(t *testing.T) {
+			missed := v.job.Failed
+			if v.late() {
+				missed = v.job.Running
+			}
+			alloc, err := missed(l.ctx)
+			require.NoError(t, err)
+			v.isNamed(l.of(t), alloc)
+		})
+	}
+}
+
+// ordersFiles are what the jobs of from_policies/ get, and by which line of their policy.
+var ordersFiles = map[string][]string{
+	"orders-db/username": {"database/creds/orders-db"},
+	"orders-mq/username": {"rabbitmq/creds/orders-mq"},
+	"tls/cert":           {"secret/data/orders/*", "secret/metadata/orders/*"},
+}
+
+// grantedAreMinimal is the same of the jobs that declare nothing. Without a line that grants a secret
+// they go without it: that there might have been one, nobody can know.
+func grantedAreMinimal(l *lab, t *testing.T) {
+	rabbit, err := l.RabbitMQ(l.ctx)
+	require.NoError(t, err)
+	require.NoError(t, l.agent.Vault().EnableRabbitMQ(l.ctx, "rabbitmq", rabbit, time.Hour, 2*time.Hour))
+	require.NoError(t, l.agent.Vault().RabbitMQRole(l.ctx, "rabbitmq", "orders-mq"))
+	lines := policyLines(t, "../jobs/from_policies/orders.hcl")
+	jobs := make([][]*harness.Job, len(lines))
+	for i, line := range lines {
+		for _, driver := range []string{"docker", "raw_exec"} {
+			without := fmt.Sprintf("orders-%s-without-%d", driver, i)
+			l.without(line, without)
+			hcl := exampleNamed(t, "../jobs/from_policies/"+driver+".nomad.hcl", without)
+			// As the operator would say for all.
+			jobs[i] = append(jobs[i], l.submit(strings.Replace(hcl, "config {", "config {\nfrom_policies = \"all\"\n", 1)))
+		}
+	}
+	for i, line := range lines {
+		t.Run("without "+line.path, func(t *testing.T) {
+			l := l.of(t)
+			for _, job := range jobs[i] {
+				alloc, err := job.Running(l.ctx)
+				require.NoError(t, err)
+				for file, grantedBy := range ordersFiles {
+					_, err := os.Stat(filepath.Join(alloc.SecretsDir("app"), file))
+					require.Equal(t, slices.Contains(grantedBy, line.path), errors.Is(err, os.ErrNotExist), "%s is missing in %s", file, job.ID)
+				}
+				if line.late() {
+					l.leasesEnd("orders-db")
+				}
+				if line.late() || line.capability == "list" {
+					line.isNamed(l, alloc)
+				}
+			}
+		})
+	}
+}
+
+// defaultIsMinimal is the same of jobs/default-policy.hcl, for a job whose role goes without Vault's
+// policy `default`. Its token and its lease live briefly, so that each line is soon missed; and with all of
+// them nothing is.
+func defaultIsMinimal(l *lab, t *testing.T) {
+	own, err := os.ReadFile("../jobs/policies/raw_exec-database.hcl")
+	require.NoError(t, err)
+	lines := policyLines(t, "../jobs/default-policy.hcl")
+	all, err := os.ReadFile("../jobs/default-policy.hcl")
+	require.NoError(t, err)
+	brief := strings.NewReplacer("creds/app", "creds/brief", "config {", "config {\nfrom_policies = \"env\"\n")
+	run := func(name, policy string) *harness.Job {
+		require.NoError(t, l.agent.Vault().Policy(l.ctx, name, brief.Replace(string(own))+policy))
+		require.NoError(t, l.agent.Vault().WorkloadRole(l.ctx, l.agent.AuthPath, name, harness.WorkloadRole{
+			Policies: []string{name}, TTL: 15 * time.Second, MaxTTL: 30 * time.Second, Bare: true,
+		}))
+		return l.submit(brief.Replace(exampleNamed(t, "../jobs/raw_exec-database.nomad.hcl", name)))
+	}
+	jobs := []*harness.Job{run("bare", string(all))}
+	for i, line := range lines {
+		jobs = append(jobs, run(fmt.Sprintf("bare-%d", i), line.without))
+	}
+	for i, line := range lines {
+		t.Run("without "+line.path, func(t *testing.T) {
+			l := l.of(t)
+			missed := jobs[i+1].Running
+			if line.path == "sys/internal/ui/resultant-acl" {
+				missed = jobs[i+1].Failed
+			}
+			alloc, err := missed(l.ctx)
+			require.NoError(t, err)
+			line.isNamed(l, alloc)
+		})
+	}
+	t.Run("with all", func(t *testing.T) {
+		l := l.of(t)
+		alloc, err := jobs[0].Running(l.ctx)
+		require.NoError(t, err)
+		l.events(alloc, 2, "the token it was made under reached its maximum", "task restarted in place")
+		events, err := alloc.Events(l.ctx, "app")
+		require.NoError(t, err)
+		require.NotContains(t, strings.Join(events, "\n"), "policy needs")
+	})
+}
