@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,21 +77,32 @@ func TestPoliciesThatCannotBeHad(t *testing.T) {
 		return n
 	}
 	require.Zero(t, leases())
-	brokerUsers, err := rabbit.Users(l.ctx)
-	require.NoError(t, err)
+	users := func() (all []string) {
+		all, err := l.MariaDB.Users(l.ctx)
+		require.NoError(t, err)
+		all = slices.DeleteFunc(all, func(user string) bool { return !strings.Contains(user, "-real-") }) // others' may be on their way out
+		brokers, err := rabbit.Users(l.ctx)
+		require.NoError(t, err)
+		return append(all, brokers...)
+	}
+	before := users()
 
+	mark := l.mark()
 	read := func(path string) string { return fmt.Sprintf("path %q { capabilities = [\"read\"] }\n", path) }
 	good := read("bad-db/creds/real") + read("bad-mq/creds/queue")
 	for _, bad := range []struct {
-		name, policy string
+		name, policy string // no policy: not even a role to log in with
 		says         []string
 	}{
+		{"policies-no-login", "", []string{"log in at auth/jwt-policies-bad as role policies-no-login", "could not be found"}},
 		{"policies-clash", good + read("secret/data/bad/real"), []string{"bad-db/creds/real", "secret/data/bad/real", "declare one of them under another name"}},
 		{"policies-no-role", good + read("bad-db/creds/none-such"), []string{"bad-db/creds/none-such", "unknown role"}},
 		{"policies-down", good + read("bad-down/creds/down"), []string{"bad-down/creds/down"}},
 	} {
-		require.NoError(t, v.Policy(l.ctx, bad.name, bad.policy))
-		require.NoError(t, v.WorkloadRole(l.ctx, l.agent.AuthPath, bad.name, harness.WorkloadRole{Policies: []string{bad.name}, TTL: time.Hour}))
+		if bad.policy != "" {
+			require.NoError(t, v.Policy(l.ctx, bad.name, bad.policy))
+			require.NoError(t, v.WorkloadRole(l.ctx, l.agent.AuthPath, bad.name, harness.WorkloadRole{Policies: []string{bad.name}, TTL: time.Hour}))
+		}
 		alloc, err := l.submit(fmt.Sprintf(badPoliciesJob, bad.name)).Failed(l.ctx)
 		require.NoError(t, err, bad.name)
 		for _, text := range bad.says {
@@ -102,10 +115,22 @@ func TestPoliciesThatCannotBeHad(t *testing.T) {
 			}
 			return nil
 		})
+		l.until("the users to be those from before "+bad.name, func() error {
+			if now := users(); !slices.Equal(before, now) {
+				return fmt.Errorf("there were %v, and there are %v", before, now)
+			}
+			return nil
+		})
+		l.noJournal(alloc)
+		started, err := alloc.Lines("web", "start")
+		require.NoError(t, err)
+		require.Empty(t, started, bad.name)
 	}
-	after, err := rabbit.Users(l.ctx)
-	require.NoError(t, err)
-	require.ElementsMatch(t, brokerUsers, after)
+	for _, path := range []string{"bad-db/creds/real", "bad-mq/creds/queue"} {
+		made, err := v.Requests(mark, path)
+		require.NoError(t, err)
+		require.NotEmpty(t, slices.DeleteFunc(made, func(r harness.Request) bool { return r.Error != "" }), "no job had a credential of %s made that had to be given back", path)
+	}
 
 	// What needs parameters is skipped, and a policy that grants nothing is no error: both are said.
 	require.NoError(t, v.Policy(l.ctx, "policies-skip", `path "bad-pki/issue/web" { capabilities = ["update"] }`))
