@@ -17,8 +17,8 @@ import (
 // collidingTasks are names that a careless mapping to files, variables or containers makes one. Docker
 // itself takes fewer.
 var collidingTasks = map[string][]string{
-	"raw_exec": {"a b", "a_b", "a%20b", "A_B", "a..b", "...", ".owed", "\u00e9", "e\u0301", strings.Repeat("x", 140) + "1", strings.Repeat("x", 140) + "2"},
-	"docker":   {"c-d", "c_d", "c.d", "C..D"},
+	"raw_exec": {"a b", "a_b", "a%20b", ".owed", "\u00e9", "e\u0301", strings.Repeat("x", 140) + "1", strings.Repeat("x", 140) + "2"},
+	"docker":   {"c-d", "c_d"},
 }
 
 // collidingJob is a job with all of these tasks. Each has two secrets: its own, and one that it shares
@@ -213,7 +213,7 @@ func TestJobsWhoseNamesCollide(t *testing.T) {
 	changed, rest := *right, *right
 	changed.tasks, rest.tasks = nil, nil
 	for _, task := range right.tasks {
-		if slices.Contains([]string{"a_b", "c_d", collidingTasks["raw_exec"][10]}, task.name) {
+		if slices.Contains([]string{"a_b", "c_d", collidingTasks["raw_exec"][7]}, task.name) {
 			putColliding(l, task.own, "changed")
 			changed.tasks = append(changed.tasks, task)
 		} else {

@@ -79,6 +79,9 @@ func TestExampleJobs(t *testing.T) {
 	for _, e := range all {
 		for _, alloc := range e.allocs {
 			l.notRestarted(alloc, "app")
+			events, err := alloc.Events(l.ctx, "app")
+			require.NoError(t, err)
+			require.NotContains(t, strings.Join(events, "\n"), "policy needs", "the policy of %s is not enough", e.name)
 		}
 		require.NoError(t, e.job.Stop(l.ctx))
 	}
