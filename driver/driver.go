@@ -106,6 +106,7 @@ func (d *Driver) TaskEvents(ctx context.Context) (<-chan *drivers.TaskEvent, err
 
 // WaitTask answers when the task ends, which a restart by rotation is not (C8).
 func (d *Driver) WaitTask(ctx context.Context, taskID string) (<-chan *drivers.ExitResult, error) {
+	d.events.release(taskID)
 	if t := d.tasks.get(taskID); t != nil {
 		return t.wait(ctx), nil
 	}

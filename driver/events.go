@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 )
 
-// heldEvents is how many events wait for Nomad to subscribe: those of recovery come before it.
+// heldEvents is how many events wait for Nomad to subscribe, and how many of a task that is recovered wait
+// for it to listen.
 const heldEvents = 256
 
 // events carries the inner driver's task events and ours to Nomad, in one stream.
@@ -21,10 +22,11 @@ type events struct {
 	mu         sync.Mutex
 	subscribed bool
 	held       []*drivers.TaskEvent
+	recovered  map[string][]*drivers.TaskEvent // of tasks that Nomad does not listen for yet, by its id
 }
 
 func newEvents(ctx context.Context, log hclog.Logger, inner drivers.DriverPlugin) *events {
-	e := &events{out: eventer.NewEventer(ctx, log)}
+	e := &events{out: eventer.NewEventer(ctx, log), recovered: map[string][]*drivers.TaskEvent{}}
 	from, err := inner.TaskEvents(ctx)
 	if err != nil {
 		log.Warn("the wrapped driver gives no task events", "error", err)
@@ -48,8 +50,33 @@ func newEvents(ctx context.Context, log hclog.Logger, inner drivers.DriverPlugin
 	return e
 }
 
+// hold keeps a task's events until release. An agent that has started drops those of a task that it
+// recovers, until it waits for the task's end.
+func (e *events) hold(taskID string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.recovered[taskID] = nil
+}
+
+func (e *events) release(taskID string) {
+	e.mu.Lock()
+	held := e.recovered[taskID]
+	delete(e.recovered, taskID)
+	e.mu.Unlock()
+	for _, ev := range held {
+		e.send(ev)
+	}
+}
+
 func (e *events) send(ev *drivers.TaskEvent) {
 	e.mu.Lock()
+	if held, ok := e.recovered[ev.TaskID]; ok {
+		if len(held) < heldEvents {
+			e.recovered[ev.TaskID] = append(held, ev)
+		}
+		e.mu.Unlock()
+		return
+	}
 	if !e.subscribed {
 		if len(e.held) < heldEvents {
 			e.held = append(e.held, ev)

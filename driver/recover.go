@@ -18,6 +18,15 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if handle == nil || handle.Config == nil {
 		return errors.New("there is no task in the handle")
 	}
+	d.events.hold(handle.Config.ID)
+	err := d.recoverTask(handle)
+	if err != nil { // nobody will wait for it
+		d.events.release(handle.Config.ID)
+	}
+	return err
+}
+
+func (d *Driver) recoverTask(handle *drivers.TaskHandle) error {
 	if d.tasks.get(handle.Config.ID) != nil {
 		return nil
 	}
