@@ -58,10 +58,16 @@ type survivor struct {
 
 func (r recovering) start(l *lab, prefix string) *survivor {
 	l.t.Helper()
+	return r.startLeased(l, prefix, 45*time.Second)
+}
+
+// startLeased is start with another time that the lease lives for without renewal.
+func (r recovering) startLeased(l *lab, prefix string, ttl time.Duration) *survivor {
+	l.t.Helper()
 	s := &survivor{recovering: r, name: prefix + "-" + r.driver + "-" + r.token, generation: 1}
 	v := l.agent.Vault()
 	require.NoError(l.t, v.EnableDatabase(l.ctx, "database", l.MariaDB))
-	require.NoError(l.t, v.DatabaseRole(l.ctx, "database", s.name, 45*time.Second, time.Hour))
+	require.NoError(l.t, v.DatabaseRole(l.ctx, "database", s.name, ttl, time.Hour))
 	l.putColour(s.name, "green")
 	l.mayRead(s.name, "secret/data/"+s.name, "database/creds/"+s.name)
 	token, place, pidfile := identityBlock, fmt.Sprintf("role = %q\n", s.name), "pid"

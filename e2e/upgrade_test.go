@@ -67,22 +67,7 @@ func TestUpgradeUnderRunningTasks(t *testing.T) {
 	require.Equal(t, []string{"--", "testapp", "sleep"}, args[len(args)-3:])
 
 	plugin := upgradedPlugin(t)
-	for driver := range drivers {
-		require.NoError(t, h.agent.InstallPlugin(plugin, driver))
-	}
-	require.NoError(t, h.agent.Restart(h.ctx))
-	h.until("the node to have the new plugin", func() error {
-		node, err := h.agent.Node(h.ctx)
-		if err != nil {
-			return err
-		}
-		for driver := range drivers {
-			if version := node.Attributes["driver."+driver+".secrets"]; version != upgradedVersion {
-				return fmt.Errorf("its %s is %s", driver, version)
-			}
-		}
-		return nil
-	})
+	h.upgrade(plugin)
 
 	values["noop"] = h.put("upgrade-noop", "second")
 	for driver := range drivers {
@@ -119,17 +104,65 @@ func (h *hunt) launcherOf(alloc *harness.Alloc) (file string, args []string) {
 	return "", nil
 }
 
+// upgrade installs another plugin of upgradedVersion under the running tasks.
+func (l *lab) upgrade(plugin string) {
+	l.t.Helper()
+	for _, driver := range []string{"docker", "raw_exec"} {
+		require.NoError(l.t, l.agent.InstallPlugin(plugin, driver))
+	}
+	l.becomes(upgradedVersion)
+}
+
+// becomes restarts the agent, and waits until its plugins are of this version.
+func (l *lab) becomes(version string) {
+	l.t.Helper()
+	require.NoError(l.t, l.agent.Restart(l.ctx))
+	l.until("the node to have the plugin's version "+version, func() error {
+		for _, driver := range []string{"docker", "raw_exec"} {
+			if is := l.pluginVersion(driver); is != version {
+				return fmt.Errorf("its %s is %s", driver, is)
+			}
+		}
+		return nil
+	})
+}
+
+func (l *lab) pluginVersion(driver string) string {
+	l.t.Helper()
+	node, err := l.agent.Node(l.ctx)
+	require.NoError(l.t, err)
+	return node.Attributes["driver."+driver+".secrets"]
+}
+
 const upgradedVersion = "99.0.0"
 
 // upgradedPlugin is this plugin with another version and another launcher in it.
 func upgradedPlugin(t *testing.T) string {
 	t.Helper()
+	return changedPlugin(t, map[string]func([]byte) []byte{
+		"driver/about.go": setConst("Version", `"`+upgradedVersion+`"`),
+		"driver/launcher/launcher_" + runtime.GOARCH + ".bin": func(launcher []byte) []byte {
+			return append(bytes.Clone(launcher), "upgraded"...) // an ELF file may have a tail
+		},
+	})
+}
+
+// setConst changes a constant in Go source.
+func setConst(name, value string) func([]byte) []byte {
+	return func(source []byte) []byte {
+		return regexp.MustCompile(`(?m)^const `+name+` = .*$`).ReplaceAll(source, []byte("const "+name+" = "+value))
+	}
+}
+
+// changedPlugin is this plugin, built from changed files: path in the repository → change.
+func changedPlugin(t *testing.T, changes map[string]func([]byte) []byte) string {
+	t.Helper()
 	root, err := harness.RepoRoot()
 	require.NoError(t, err)
 	dir := t.TempDir()
 	replace := map[string]string{}
-	change := func(change func([]byte) []byte, path ...string) {
-		original := filepath.Join(append([]string{root}, path...)...)
+	for path, change := range changes {
+		original := filepath.Join(root, path)
 		content, err := os.ReadFile(original)
 		require.NoError(t, err)
 		changed := change(content)
@@ -137,11 +170,6 @@ func upgradedPlugin(t *testing.T) string {
 		replace[original] = filepath.Join(dir, filepath.Base(original))
 		require.NoError(t, os.WriteFile(replace[original], changed, 0o600))
 	}
-	change(func(launcher []byte) []byte { return append(bytes.Clone(launcher), "upgraded"...) }, // an ELF file may have a tail
-		"driver", "launcher", "launcher_"+runtime.GOARCH+".bin")
-	change(func(source []byte) []byte {
-		return regexp.MustCompile(`Version = "[^"]*"`).ReplaceAll(source, []byte(`Version = "`+upgradedVersion+`"`))
-	}, "driver", "about.go")
 	overlay, err := json.Marshal(map[string]any{"Replace": replace})
 	require.NoError(t, err)
 	overlayFile := filepath.Join(dir, "overlay.json")
