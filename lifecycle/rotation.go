@@ -109,6 +109,9 @@ func (s *Session) mintFailed(now time.Time, c *change, err error) {
 	h := s.held[c.name]
 	switch {
 	case s.waitable(err):
+		if secrets.IsBackends(err) && s.told[aboutSecret(c.name)] == "" { // its words may be others each time
+			s.sayOnce(aboutSecret(c.name), sayFailed(h, err))
+		}
 		c.act = retryRenewal(now, h.ends, c.fails, s.k.random())
 		return
 	case secrets.KindOf(err) == secrets.Refused:

@@ -352,6 +352,29 @@ func TestPublishFails(t *testing.T) {
 	})
 }
 
+// C3: a database that is away is no outage of the server. It is said once, however its words change, and
+// heals.
+func TestBackendAway(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: 3 * time.Hour, max: 3 * time.Hour, fixed: true}
+		s := w.open(many{"db": db("")})
+		for n := range 60 {
+			w.vault.with(func() {
+				w.vault.fail["read database/creds/app"] = &secrets.Error{
+					Kind: secrets.Outage, Err: fmt.Errorf("the server answers 500 no connection, attempt %d", n), Backend: true,
+				}
+			})
+			w.sleep(150 * time.Second)
+		}
+		require.NotContains(t, w.host.said(), "unreachable")
+		require.Equal(t, 1, strings.Count(w.host.said(), `not rotated: secret "db": read database/creds/app: the server answers 500`), w.host.said())
+		w.vault.with(func() { delete(w.vault.fail, "read database/creds/app") })
+		w.sleep(time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		s.End()
+	})
+}
+
 // A slow server delays nobody past his lease's end: requests do not wait for one another.
 func TestSlowServer(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -93,9 +93,10 @@ type outage struct {
 
 // heard takes note of whether the server answered (C3). A single failure is no outage: the next
 // attempt comes within a second or two, and only then is there something to tell. But one that was
-// waited for in vain has taken longer than two that fail at once.
+// waited for in vain has taken longer than two that fail at once. A server that tells of a backend's
+// outage has answered.
 func (s *Session) heard(err error) {
-	if secrets.KindOf(err) == secrets.Outage {
+	if secrets.KindOf(err) == secrets.Outage && !secrets.IsBackends(err) {
 		s.outage.fails++
 		surely := s.outage.fails > 1 || errors.Is(err, context.DeadlineExceeded)
 		if surely && !s.outage.told {

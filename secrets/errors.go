@@ -42,6 +42,8 @@ func (k ErrorKind) String() string {
 type Error struct {
 	Kind ErrorKind
 	Err  error
+
+	Backend bool // see IsBackends
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -50,6 +52,13 @@ func (e *Error) Unwrap() error { return e.Err }
 // Errorf makes an Error of kind k; it takes %w as fmt.Errorf does.
 func Errorf(k ErrorKind, format string, args ...any) error {
 	return &Error{Kind: k, Err: fmt.Errorf(format, args...)}
+}
+
+// IsBackends reports whether an Outage is not the server's own: it answers, but what one of its engines
+// makes credentials in (a database, a broker, AWS) does not.
+func IsBackends(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Backend
 }
 
 // KindOf is the kind of the outermost Error in err's chain; 0 if there is none.

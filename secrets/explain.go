@@ -76,24 +76,22 @@ func (e errand) refusal(r reply) error {
 		if r.status == http.StatusServiceUnavailable && said == "" {
 			said = "sealed, or in maintenance"
 		}
-		return Errorf(kind, "%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(e.backend(r.status)))
+		hint := e.backend(r.status)
+		return &Error{kind, fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(hint)), hint != ""}
 	default:
-		if e.passing(said) {
-			kind = Outage
+		err := &Error{Kind: kind, Err: fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(e.hint))}
+		switch {
+		case e.mount.typ == "aws" && awsAway.MatchString(said):
+			err.Kind, err.Backend = Outage, true
+		case strings.HasPrefix(said, "Upgrading from non-versioned to versioned data"):
+			err.Kind = Outage // a KV engine on its way from version 1 to 2 says 400, for a few seconds
 		}
-		return Errorf(kind, "%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(e.hint))
+		return err
 	}
 }
 
-// awsAway is how the aws engine says that AWS did not answer, or that it answered 5xx.
+// awsAway is how the aws engine says, with a 400, that AWS did not answer, or that it answered 5xx.
 var awsAway = regexp.MustCompile(`RequestError: send request failed|status code: 5\d\d, request id`)
-
-// passing reports whether a 400 is one that waiting mends, which only its words tell: a KV engine on its
-// way from version 1 to 2, for a few seconds; or an AWS that is away.
-func (e errand) passing(said string) bool {
-	return strings.HasPrefix(said, "Upgrading from non-versioned to versioned data") ||
-		e.mount.typ == "aws" && awsAway.MatchString(said)
-}
 
 func status(code int, said string) string {
 	if said == "" {

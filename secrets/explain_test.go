@@ -80,5 +80,7 @@ func TestRefusals(t *testing.T) {
 		err := test.e.refusal(r)
 		must.EqOp(t, test.want, err.Error())
 		must.EqOp(t, test.kind, KindOf(err))
+		backend := strings.Contains(test.want, "; look at AWS") || strings.Contains(test.want, "talks to up")
+		must.EqOp(t, backend && test.kind == Outage, IsBackends(err))
 	}
 }
