@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -32,6 +33,18 @@ func databaseExample(file bool) example {
 	return example{starts: check, changes: check}
 }
 
+// serverExample has credentials of another server in variables with a prefix, and others once they ended.
+func serverExample(prefix string, canLogin func(e *exampleRun, user, password string) bool, end func(*exampleRun) error) example {
+	check := func(e *exampleRun) {
+		e.working(fmt.Sprintf("echo $%[1]sUSER $%[1]sPASSWORD", prefix), func(user, password string) bool { return canLogin(e, user, password) })
+	}
+	return example{starts: check, changes: func(e *exampleRun) {
+		require.NoError(e.t, end(e))
+		check(e)
+		e.until("a new container", func() error { return e.replaced(0) })
+	}}
+}
+
 // envExample prints values of secret/app-1 from its environment.
 func envExample(script, first, second string) example {
 	return example{
@@ -49,6 +62,23 @@ var examples = map[string]example{
 	"docker-database":   databaseExample(true),
 	"raw_exec-database": databaseExample(true),
 	"vault-block":       databaseExample(false),
+
+	"postgresql": serverExample("PG", func(e *exampleRun, user, password string) bool {
+		return e.postgres.CanLogin(e.ctx, user, password)
+	}, func(e *exampleRun) error {
+		return e.agent.Vault().Client().Sys().RevokePrefixWithContext(e.ctx, "database/creds/pg-app")
+	}),
+	"static-role": serverExample("PG", func(e *exampleRun, user, password string) bool {
+		return e.postgres.CanLogin(e.ctx, user, password)
+	}, func(e *exampleRun) error {
+		_, err := e.agent.Vault().Client().Logical().WriteWithContext(e.ctx, "database/rotate-role/reports", nil)
+		return err
+	}),
+	"rabbitmq": serverExample("MQ_", func(e *exampleRun, user, password string) bool {
+		return e.rabbit.CanLogin(user, password)
+	}, func(e *exampleRun) error {
+		return e.agent.Vault().Client().Sys().RevokePrefixWithContext(e.ctx, "rabbitmq/creds/app")
+	}),
 
 	"kv-env":        envExample(`echo $APP_USER $APP_PASSWORD`, "app first", "app second"),
 	"kv-env-prefix": envExample(`test -n "$APP_API_KEY"; echo $APP_USERNAME $APP_PASSWORD`, "app first", "app second"),

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/awsfake"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
 	"github.com/stretchr/testify/require"
 )
@@ -30,19 +28,8 @@ func TestExampleJobs(t *testing.T) {
 	vault, err := shared.NewVault(ctx, "vault-jobs")
 	require.NoError(t, err)
 	l := newOwnLab(t, harness.AgentOptions{Name: "jobs", Placement: harness.InPlace, Vault: vault, AuthPath: "jwt-nomad"}, 5*time.Minute)
-	require.NoError(t, l.Images.Named(l.ctx, exampleImage))
-	aws, err := harness.NewAWS()
-	require.NoError(t, err)
-	t.Cleanup(aws.Stop)
-	readme, err := os.ReadFile("../jobs/README.md")
-	require.NoError(t, err)
 	require.NoError(t, vault.Client().Sys().DisableAuthWithContext(l.ctx, l.agent.AuthPath)) // the harness's: the README makes it
-	_, setUp, found := strings.Cut(string(readme), "## Vault set-up")
-	require.True(t, found)
-	setUp, run, found := strings.Cut(setUp, "## Run one")
-	require.True(t, found)
-	l.shell(strings.Join(shellBlocks(setUp), "\n"),
-		"AWS_ADMIN="+aws.Root.ID, "AWS_ADMIN_SECRET="+aws.Root.Secret, "AWS_ACCOUNT="+awsfake.Account, "AWS_ENDPOINT="+aws.URL)
+	need, readme, run := l.setUpExamples()
 
 	files, err := filepath.Glob("../jobs/*.nomad.hcl")
 	require.NoError(t, err)
@@ -54,10 +41,10 @@ func TestExampleJobs(t *testing.T) {
 		require.NoError(t, err)
 		example, known := examples[name]
 		require.True(t, known, "nothing is known here of job %s", name)
-		require.Contains(t, string(readme), "| `"+name+"` |", "the table of jobs/README.md")
+		require.Contains(t, readme, "| `"+name+"` |", "the table of jobs/README.md")
 		require.FileExists(t, "../jobs/policies/"+name+".hcl")
 		require.Regexp(t, `attr\.driver\.(docker|raw_exec)\.secrets`, string(hcl), "the constraint of job %s", name)
-		all = append(all, &exampleRun{lab: l, example: example, name: name, job: l.submit(string(hcl)), aws: aws})
+		all = append(all, &exampleRun{lab: l, example: example, name: name, job: l.submit(string(hcl)), examplesNeed: need})
 	}
 	for _, e := range all {
 		t.Run(e.name+"/starts", func(t *testing.T) {
@@ -89,7 +76,7 @@ func TestExampleJobs(t *testing.T) {
 	defer cancel()
 	require.NoError(t, harness.Until(ends, "every lease to be revoked (E1)", func() error {
 		leases, err := vault.Leases(l.ctx, "database/creds/app")
-		if users := aws.Users(); err == nil && len(leases)+len(users) > 0 {
+		if users := need.aws.Users(); err == nil && len(leases)+len(users) > 0 {
 			err = fmt.Errorf("there are %v, and in AWS %v", leases, users)
 		}
 		return err
@@ -107,12 +94,12 @@ type example struct {
 type exampleRun struct {
 	*lab
 	example
+	examplesNeed
 	name   string
 	job    *harness.Job
 	allocs []*harness.Alloc
 	bodies []string // of the allocations: their containers at the start
 	noted  string   // what starts leaves for changes
-	aws    *awsfake.Server
 }
 
 // of is e in a subtest; what it finds out is e's.
@@ -211,41 +198,24 @@ func (e *exampleRun) index(i int) int {
 // those before, and shows that the database takes them.
 func (e *exampleRun) user(script string) {
 	e.t.Helper()
+	e.working(script, func(user, password string) bool { return e.MariaDB.CanLogin(e.ctx, user, password) })
+}
+
+func (e *exampleRun) working(script string, canLogin func(user, password string) bool) {
+	e.t.Helper()
 	e.until("working credentials, other than "+e.noted, func() error {
 		out, err := e.trySh(script)
 		if err != nil {
 			return err
 		}
 		user, password, _ := strings.Cut(out, " ")
-		if user == "" || user == e.noted {
+		if user == "" || out == e.noted {
 			return fmt.Errorf("the user is %q", user)
 		}
-		if !e.MariaDB.CanLogin(e.ctx, user, password) {
-			return fmt.Errorf("the database refuses %s", user)
+		if !canLogin(user, password) {
+			return fmt.Errorf("the server refuses %s", user)
 		}
-		e.noted = user
+		e.noted = out
 		return nil
 	})
-}
-
-// shell runs commands of the README in the project's root, with variables that it asks for.
-func (l *lab) shell(script string, env ...string) {
-	l.t.Helper()
-	require.NotEmpty(l.t, script)
-	cmd := exec.CommandContext(l.ctx, "bash", "-euo", "pipefail", "-c", script)
-	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), l.agent.Vault().ShellEnv()...)
-	cmd.Env = append(cmd.Env, "NOMAD_ADDR="+l.agent.Addr, "DB_ADDR="+l.MariaDB.Addr,
-		"DB_ADMIN="+l.MariaDB.AdminUser, "DB_ADMIN_PASSWORD="+l.MariaDB.AdminPassword)
-	cmd.Env = append(cmd.Env, env...)
-	out, err := cmd.CombinedOutput()
-	require.NoError(l.t, err, "%s", out)
-}
-
-// shellBlocks are the sh blocks of a Markdown text.
-func shellBlocks(markdown string) (blocks []string) {
-	for _, found := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(markdown, -1) {
-		blocks = append(blocks, found[1])
-	}
-	return blocks
 }

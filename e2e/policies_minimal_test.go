@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -80,17 +79,9 @@ func TestExamplePoliciesAreMinimal(t *testing.T) {
 	l := newOwnLab(t, harness.AgentOptions{
 		Name: "minimal", Placement: harness.InPlace, Vault: vault, Secrets: map[string]any{"lease_check_interval": "2s"},
 	}, testTimeout)
-	require.NoError(t, l.Images.Named(l.ctx, exampleImage))
-	require.NoError(t, vault.EnableKV2(l.ctx, "secret"))
-	require.NoError(t, vault.PutKV2(l.ctx, "secret", "app-1", map[string]any{
-		"username": "app", "password": "first", "api_key": base64.StdEncoding.EncodeToString([]byte("key")),
-	}))
+	l.setUpExamples()
 	require.NoError(t, vault.PutKV2(l.ctx, "secret", "orders/tls", map[string]any{"cert": "cert", "key": "key"}))
-	require.NoError(t, vault.EnableKV1(l.ctx, "kv1"))
-	require.NoError(t, vault.PutKV1(l.ctx, "kv1", "app", map[string]any{"username": "app", "password": "first"}))
-	require.NoError(t, vault.EnablePKI(l.ctx, "pki", "web"))
 	require.NoError(t, vault.EnableDatabase(l.ctx, "database", l.MariaDB))
-	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "app", time.Hour, 2*time.Hour))
 	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "orders-db", time.Hour, 2*time.Hour))
 	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "brief", 15*time.Second, time.Hour))
 
@@ -107,11 +98,13 @@ func (l *lab) without(line policyLine, role string) {
 	require.NoError(l.t, vault.WorkloadRole(l.ctx, l.agent.AuthPath, role, harness.WorkloadRole{Policies: []string{role}, Period: 30 * time.Minute}))
 }
 
-// leasesEnd revokes all leases of a database role, as somebody else: their tasks then rotate, and have
-// old leases to revoke.
-func (l *lab) leasesEnd(role string) {
+// leasesEnd revokes all leases of a path, as somebody else: their tasks then rotate, and have old leases
+// to revoke.
+func (l *lab) leasesEnd(paths ...string) {
 	l.t.Helper()
-	require.NoError(l.t, l.agent.Vault().Client().Sys().RevokePrefixWithContext(l.ctx, "database/creds/"+role))
+	for _, path := range paths {
+		require.NoError(l.t, l.agent.Vault().Client().Sys().RevokePrefixWithContext(l.ctx, path))
+	}
 }
 
 // exampleNamed is a job of jobs/ as it is, but for the name that it and its role have.
@@ -170,7 +163,7 @@ func declaredAreMinimal(l *lab, t *testing.T) {
 			}
 		})
 	}
-	l.leasesEnd("app")
+	l.leasesEnd("database/creds/app", "database/creds/pg-app", "rabbitmq/creds/app", "aws/creds/user", "aws/sts/app")
 	for _, v := range variants {
 		if v.late() {
 			t.Run(v.job.ID+" rotates", func(t *testing.T) {
@@ -191,9 +184,6 @@ var ordersFiles = map[string][]string{
 // grantedAreMinimal is the same of the jobs that declare nothing. Without a line that grants a secret
 // they go without it: that there might have been one, nobody can know.
 func grantedAreMinimal(l *lab, t *testing.T) {
-	rabbit, err := l.RabbitMQ(l.ctx)
-	require.NoError(t, err)
-	require.NoError(t, l.agent.Vault().EnableRabbitMQ(l.ctx, "rabbitmq", rabbit, time.Hour, 2*time.Hour))
 	require.NoError(t, l.agent.Vault().RabbitMQRole(l.ctx, "rabbitmq", "orders-mq"))
 	lines := policyLines(t, "../jobs/from_policies/orders.hcl")
 	jobs := make([]*harness.Job, len(lines))
@@ -215,7 +205,7 @@ func grantedAreMinimal(l *lab, t *testing.T) {
 				require.Equal(t, slices.Contains(grantedBy, line.path), errors.Is(err, os.ErrNotExist), "whether %s is missing", file)
 			}
 			if line.late() {
-				l.leasesEnd("orders-db")
+				l.leasesEnd("database/creds/orders-db")
 			}
 			if line.late() || line.capability == "list" {
 				line.isNamed(l, alloc)
