@@ -17,8 +17,13 @@ import (
 // A task is its session's Host: what the session does to it when secrets change.
 var _ lifecycle.Host = (*task)(nil)
 
-// Publish makes the set's files what the task sees.
-func (t *task) Publish(_ context.Context, set *secrets.Set) error {
+// Publish makes the set's files what the task sees. It is what every change begins with, and waits until the
+// task can be told of it: a signal that fails now would not be sent later.
+func (t *task) Publish(ctx context.Context, set *secrets.Set) error {
+	if err := t.lockInSight(ctx); err != nil {
+		return err
+	}
+	t.mu.Unlock()
 	o := t.currentProcess().owner
 	return t.files.Publish(set, o.UID, o.GID)
 }

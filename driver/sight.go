@@ -119,10 +119,12 @@ func (t *task) innerID() string {
 	return t.cfg.ID
 }
 
-// destroyProcess has the wrapped driver forget the current process, by all its names.
+// destroyProcess has the wrapped driver forget the current process, by all its names. After an error it may
+// be called again.
 func (t *task) destroyProcess(force bool) error {
-	if err := t.d.inner.DestroyTask(t.innerID(), force); err != nil {
-		return err
+	notFound := t.d.inner.DestroyTask(t.innerID(), force)
+	if notFound != nil && !errors.Is(notFound, drivers.ErrTaskNotFound) {
+		return notFound
 	}
 	p := t.currentProcess()
 	for _, id := range p.lost {
@@ -132,7 +134,7 @@ func (t *task) destroyProcess(force bool) error {
 	}
 	p.id, p.lost = "", nil
 	t.setProcess(p)
-	return nil
+	return notFound
 }
 
 // outlived waits for an engine that is away.

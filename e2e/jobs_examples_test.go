@@ -115,7 +115,7 @@ var examples = map[string]example{
 		},
 	},
 	"pki": {starts: func(e *exampleRun) {
-		cert, key := e.sh(`cat /secrets/tls/cert.pem`), e.sh(`cat /secrets/tls/key.pem`)
+		cert, key := e.file("tls/cert.pem"), e.file("tls/key.pem")
 		pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 		require.NoError(e.t, err)
 		require.Len(e.t, pair.Certificate, 2, "certificate and chain")
@@ -136,7 +136,7 @@ var examples = map[string]example{
 		},
 	},
 	"ssh": {starts: func(e *exampleRun) {
-		cert := parseSSHCertificate(e.t, e.sh(`cat /secrets/ssh/id_ed25519-cert.pub`))
+		cert := parseSSHCertificate(e.t, e.file("ssh/id_ed25519-cert.pub"))
 		ca, err := e.agent.Vault().Client().Logical().ReadWithContext(e.ctx, "ssh/config/ca")
 		require.NoError(e.t, err)
 		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca.Data["public_key"].(string)))
@@ -264,7 +264,7 @@ func awsExample(path, owner string) example {
 // certificate is the serial number of the task's; its key matches.
 func (e *exampleRun) certificate() (serial string) {
 	e.t.Helper()
-	pair, err := tls.X509KeyPair([]byte(e.sh(`cat /secrets/tls/cert.pem`)), []byte(e.sh(`cat /secrets/tls/key.pem`)))
+	pair, err := tls.X509KeyPair([]byte(e.file("tls/cert.pem")), []byte(e.file("tls/key.pem")))
 	require.NoError(e.t, err)
 	require.NoError(e.t, pair.Leaf.VerifyHostname("web.example.com"))
 	return pair.Leaf.SerialNumber.Text(16)

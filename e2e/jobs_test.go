@@ -146,6 +146,14 @@ func (e *exampleRun) trySh(script string) (string, error) {
 	return strings.TrimSuffix(out, "\n"), err
 }
 
+// file is one of the task's, as the host sees it: Nomad's docker driver may lose a part of what is long.
+func (e *exampleRun) file(name string) string {
+	e.t.Helper()
+	content, err := os.ReadFile(filepath.Join(e.allocs[0].SecretsDir("app"), name))
+	require.NoError(e.t, err)
+	return string(content)
+}
+
 // prints waits until a script in the task prints this.
 func (e *exampleRun) prints(script, want string) {
 	e.t.Helper()

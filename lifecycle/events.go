@@ -47,6 +47,10 @@ func sayRenewalRefused(name string) string {
 	return fmt.Sprintf("secret %q: renewal refused (policy needs update on sys/leases/renew); it is rotated before its end instead", name)
 }
 
+func sayRenewalFailed(h *held, err error) string {
+	return fmt.Sprintf("secret %q: not renewed yet: %v; the one in hand ends at %s", h.secret.Name, err, clock(h.ends))
+}
+
 func sayCheckRefused() string {
 	return "secrets: lease checks refused (policy needs update on sys/leases/lookup); a revoked lease is seen only when it is renewed"
 }
@@ -56,6 +60,14 @@ func sayTokenDead(id *identity) string {
 		return "the task's token has ended; logging in again"
 	}
 	return id.describe() + " is not valid any more; waiting for a new one"
+}
+
+func sayLoginWaits(err error, ends time.Time) string {
+	text := sayLoginRefused(err)
+	if !ends.IsZero() {
+		text += "; credentials stay valid until " + clock(ends)
+	}
+	return text
 }
 
 func sayLoginRefused(err error) string { return fmt.Sprintf("secrets: %v", err) }

@@ -79,6 +79,9 @@ func (s *Session) renewed(now time.Time, name string, h *held, at time.Time, got
 		s.note()
 		crashpoint.Reached(crashpoint.RenewalJournalled, s.task.Name)
 	case s.waitable(err):
+		if secrets.IsElsewhere(err) {
+			s.sayFirst(aboutRenewal(name), sayRenewalFailed(h, err))
+		}
 		h.fails++
 		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
 	case secrets.KindOf(err) == secrets.Gone:

@@ -38,7 +38,8 @@ func (s *Session) stepLogin(now time.Time) (next time.Time) {
 		return next
 	case due(now, l.check):
 		l.check = s.nextCheck(now)
-		if !s.leasesProve(l) {
+		if !l.checking && !s.leasesProve(l) {
+			l.checking = true
 			s.askToken(toLook, func() {})
 		}
 	}
@@ -141,6 +142,7 @@ func (s *Session) askToken(u urgency, known func()) {
 		got, err = s.k.cfg.Provider.LookupToken(ctx, tok, s.namespace)
 		return err
 	}, func(err error) {
+		l.checking = false
 		if s.login != l || l.dead {
 			return
 		}
@@ -200,7 +202,10 @@ func (s *Session) loggedIn(now time.Time, old, l *login, err error) {
 	if err != nil {
 		old.fails++
 		old.rotate = retryRenewal(now, old.ends, old.fails, s.k.random())
-		if secrets.KindOf(err) != secrets.Outage {
+		switch {
+		case secrets.IsElsewhere(err):
+			s.sayFirst(aboutLogin, sayLoginWaits(err, s.validUntil()))
+		case secrets.KindOf(err) != secrets.Outage:
 			old.rotate = now.Add(slowly(old.fails, s.k.random()))
 			s.sayOnce(aboutLogin, sayLoginRefused(err))
 		}

@@ -27,12 +27,19 @@ func (r *rotation) has(name string) bool { return r != nil && slices.Contains(r.
 // mint fetches what the batch needs anew.
 func (s *Session) mint(r *rotation) {
 	var wanted []*secrets.Secret
-	first := time.Time{}
+	first, u := time.Time{}, toAct
 	for _, c := range r.batch {
 		if c.fresh == nil && !c.drop {
-			wanted = append(wanted, s.held[c.name].secret)
+			h := s.held[c.name]
+			wanted = append(wanted, h.secret)
 			first = earliest(first, c.last)
+			if !h.gone { // else there is nothing left to keep
+				u = toKeep
+			}
 		}
+	}
+	if first.IsZero() {
+		first = time.Now()
 	}
 	if len(wanted) == 0 {
 		s.minted(r, nil, nil)
@@ -40,7 +47,7 @@ func (s *Session) mint(r *rotation) {
 	}
 	l := s.login
 	s.do(func(ctx context.Context) func() {
-		got, failed := s.fetch(ctx, l, wanted, s.background(toKeep, earliest(first, time.Now())))
+		got, failed := s.fetch(ctx, l, wanted, s.background(u, first))
 		return func() { s.minted(r, got, failed) }
 	})
 }
@@ -109,8 +116,8 @@ func (s *Session) mintFailed(now time.Time, c *change, err error) {
 	h := s.held[c.name]
 	switch {
 	case s.waitable(err):
-		if secrets.IsBackends(err) && s.told[aboutSecret(c.name)] == "" { // its words may be others each time
-			s.sayOnce(aboutSecret(c.name), sayFailed(h, err))
+		if secrets.IsElsewhere(err) {
+			s.sayFirst(aboutSecret(c.name), sayFailed(h, err))
 		}
 		c.act = retryRenewal(now, h.ends, c.fails, s.k.random())
 		return
@@ -271,6 +278,7 @@ func (s *Session) acted(now time.Time, r *rotation, outcome string, err error) {
 	}
 	for _, c := range r.batch {
 		delete(s.told, aboutSecret(c.name))
+		delete(s.told, aboutRenewal(c.name))
 		if h := s.held[c.name]; h != nil {
 			h.untold = false
 		} else {

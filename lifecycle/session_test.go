@@ -354,14 +354,14 @@ func TestPublishFails(t *testing.T) {
 
 // C3: a database that is away is no outage of the server. It is said once, however its words change, and
 // heals.
-func TestBackendAway(t *testing.T) {
+func TestOutageElsewhere(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.vault.roles["database/creds/app"] = fakeRole{ttl: 3 * time.Hour, max: 3 * time.Hour, fixed: true}
 		s := w.open(many{"db": db("")})
 		for n := range 60 {
 			w.vault.with(func() {
 				w.vault.fail["read database/creds/app"] = &secrets.Error{
-					Kind: secrets.Outage, Err: fmt.Errorf("the server answers 500 no connection, attempt %d", n), Backend: true,
+					Kind: secrets.Outage, Err: fmt.Errorf("the server answers 500 no connection, attempt %d", n), Elsewhere: true,
 				}
 			})
 			w.sleep(150 * time.Second)

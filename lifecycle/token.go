@@ -57,6 +57,8 @@ type login struct {
 	rotate time.Time // when to log in anew; zero: never, or not known yet
 	check  time.Time // when to look whether the server still knows it
 	fails  int
+	// checking: such a look waits for its turn, or is under way.
+	checking bool
 	// dead: the server does not know it any more; a new one is waited for.
 	dead bool
 }
@@ -211,7 +213,8 @@ func (s *Session) logIn(ctx context.Context) (*login, error) {
 	if err != nil {
 		if k := secrets.KindOf(err); k != secrets.Outage && expired(jwt, at) {
 			// Nomad renews the file, once its own servers are back (S2).
-			return nil, secrets.Errorf(secrets.Outage, "log in with the task's identity, which has expired and Nomad has not renewed yet: %w", err)
+			err = fmt.Errorf("log in with the task's identity, which has expired and Nomad has not renewed yet: %w", err)
+			return nil, &secrets.Error{Kind: secrets.Outage, Err: err, Elsewhere: true}
 		}
 		return nil, fmt.Errorf("log in with the task's identity (role %s): %w", id.role, err)
 	}

@@ -93,10 +93,13 @@ type outage struct {
 
 // heard takes note of whether the server answered (C3). A single failure is no outage: the next
 // attempt comes within a second or two, and only then is there something to tell. But one that was
-// waited for in vain has taken longer than two that fail at once. A server that tells of a backend's
-// outage has answered.
+// waited for in vain has taken longer than two that fail at once. An outage elsewhere tells nothing of the
+// server: whether it is well, the requests that are its own affair show.
 func (s *Session) heard(err error) {
-	if secrets.KindOf(err) == secrets.Outage && !secrets.IsBackends(err) {
+	switch {
+	case secrets.IsElsewhere(err):
+		return
+	case secrets.KindOf(err) == secrets.Outage:
 		s.outage.fails++
 		surely := s.outage.fails > 1 || errors.Is(err, context.DeadlineExceeded)
 		if surely && !s.outage.told {
@@ -140,6 +143,13 @@ func aboutRenewal(name string) topic { return topic("renewal " + name) }
 
 // aboutGrant is about one path that the policies grant: what is said of it names the path.
 func aboutGrant(said string) topic { return topic("grant " + said) }
+
+// sayFirst is sayOnce for what is said in other words each time, such as a request's number.
+func (s *Session) sayFirst(t topic, msg string) {
+	if s.told[t] == "" {
+		s.sayOnce(t, msg)
+	}
+}
 
 func (s *Session) sayOnce(t topic, msg string) {
 	if s.told[t] != msg {

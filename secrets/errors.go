@@ -42,8 +42,9 @@ func (k ErrorKind) String() string {
 type Error struct {
 	Kind ErrorKind
 	Err  error
-
-	Backend bool // see IsBackends
+	// Elsewhere says of an Outage that it is not the secrets server's own. That answers, but what it or the
+	// task depends on does not: a database that it makes users in, or the server that renews identities.
+	Elsewhere bool
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -54,11 +55,10 @@ func Errorf(k ErrorKind, format string, args ...any) error {
 	return &Error{Kind: k, Err: fmt.Errorf(format, args...)}
 }
 
-// IsBackends reports whether an Outage is not the server's own: it answers, but what one of its engines
-// makes credentials in (a database, a broker, AWS) does not.
-func IsBackends(err error) bool {
+// IsElsewhere reports whether err is of an outage elsewhere.
+func IsElsewhere(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Backend
+	return errors.As(err, &e) && e.Elsewhere
 }
 
 // KindOf is the kind of the outermost Error in err's chain; 0 if there is none.

@@ -76,13 +76,13 @@ func (e errand) refusal(r reply) error {
 		if r.status == http.StatusServiceUnavailable && said == "" {
 			said = "sealed, or in maintenance"
 		}
-		hint := e.backend(r.status)
+		hint := e.backend(r.status, said)
 		return &Error{kind, fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(hint)), hint != ""}
 	default:
 		err := &Error{Kind: kind, Err: fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.mend(e.hint))}
 		switch {
 		case e.mount.typ == "aws" && awsAway.MatchString(said):
-			err.Kind, err.Backend = Outage, true
+			err.Kind, err.Elsewhere = Outage, true
 		case strings.HasPrefix(said, "Upgrading from non-versioned to versioned data"):
 			err.Kind = Outage // a KV engine on its way from version 1 to 2 says 400, for a few seconds
 		}
@@ -132,9 +132,10 @@ func (e errand) stanza(path string) string {
 }
 
 // backend says what to look at when a server that is up fails to make a credential: what its engine
-// makes it in, which the server's own words need not name.
-func (e errand) backend(status int) string {
-	if status != http.StatusInternalServerError || credentialPaths[e.mount.typ] == nil {
+// makes it in, which the server's own words need not name. Empty if it is not that: a standby without a leader
+// says 500, too.
+func (e errand) backend(status int, said string) string {
+	if status != http.StatusInternalServerError || credentialPaths[e.mount.typ] == nil || strings.Contains(said, "local node not active") {
 		return ""
 	}
 	return fmt.Sprintf("is what the %s engine at %s talks to up, and does it let the server in?", e.mount.typ, e.mount.path)

@@ -81,6 +81,6 @@ func TestRefusals(t *testing.T) {
 		must.EqOp(t, test.want, err.Error())
 		must.EqOp(t, test.kind, KindOf(err))
 		backend := strings.Contains(test.want, "; look at AWS") || strings.Contains(test.want, "talks to up")
-		must.EqOp(t, backend && test.kind == Outage, IsBackends(err))
+		must.EqOp(t, backend && test.kind == Outage, IsElsewhere(err))
 	}
 }

@@ -52,7 +52,7 @@ func (v *Vault) Renew(ctx context.Context, tok Token, namespace string, id Lease
 		return Lease{}, refused
 	case renewable && left > 0:
 		// The database behind the engine, say, is away. The lease lives.
-		return Lease{}, Errorf(Outage, "%w", refused)
+		return Lease{}, &Error{Kind: Outage, Err: refused, Elsewhere: true}
 	}
 	return Lease{}, refused
 }

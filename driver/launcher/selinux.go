@@ -13,6 +13,7 @@ func label(path string) error {
 	if !selinux.GetEnabled() {
 		return nil
 	}
+	selinux.ContainerLabels() // which reads what the next gives
 	return setLabel(path, selinux.ROFileLabel())
 }
 
