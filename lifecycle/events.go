@@ -62,14 +62,6 @@ func sayTokenDead(id *identity) string {
 	return id.describe() + " is not valid any more; waiting for a new one"
 }
 
-func sayLoginWaits(err error, ends time.Time) string {
-	text := sayLoginRefused(err)
-	if !ends.IsZero() {
-		text += "; credentials stay valid until " + clock(ends)
-	}
-	return text
-}
-
 func sayLoginRefused(err error) string { return fmt.Sprintf("secrets: %v", err) }
 
 // sayFailed is about a rotation that cannot be; the task keeps what it has.

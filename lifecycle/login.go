@@ -202,10 +202,7 @@ func (s *Session) loggedIn(now time.Time, old, l *login, err error) {
 	if err != nil {
 		old.fails++
 		old.rotate = retryRenewal(now, old.ends, old.fails, s.k.random())
-		switch {
-		case secrets.IsElsewhere(err):
-			s.sayFirst(aboutLogin, sayLoginWaits(err, s.validUntil()))
-		case secrets.KindOf(err) != secrets.Outage:
+		if secrets.KindOf(err) != secrets.Outage {
 			old.rotate = now.Add(slowly(old.fails, s.k.random()))
 			s.sayOnce(aboutLogin, sayLoginRefused(err))
 		}

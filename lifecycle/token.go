@@ -213,8 +213,7 @@ func (s *Session) logIn(ctx context.Context) (*login, error) {
 	if err != nil {
 		if k := secrets.KindOf(err); k != secrets.Outage && expired(jwt, at) {
 			// Nomad renews the file, once its own servers are back (S2).
-			err = fmt.Errorf("log in with the task's identity, which has expired and Nomad has not renewed yet: %w", err)
-			return nil, &secrets.Error{Kind: secrets.Outage, Err: err, Elsewhere: true}
+			return nil, secrets.Errorf(secrets.Outage, "log in with the task's identity, which has expired and Nomad has not renewed yet: %w", err)
 		}
 		return nil, fmt.Errorf("log in with the task's identity (role %s): %w", id.role, err)
 	}

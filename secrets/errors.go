@@ -42,8 +42,8 @@ func (k ErrorKind) String() string {
 type Error struct {
 	Kind ErrorKind
 	Err  error
-	// Elsewhere says of an Outage that it is not the secrets server's own. That answers, but what it or the
-	// task depends on does not: a database that it makes users in, or the server that renews identities.
+	// Elsewhere says of an Outage that it is not the secrets server's own. That answers, but what it makes
+	// credentials in (a database, a broker, AWS) does not.
 	Elsewhere bool
 }
 
