@@ -12,9 +12,9 @@ import (
 
 // E2, C4: kill -9 of the whole agent, its plugins too, in the midst of a rotation, as when the machine
 // runs out of memory. The agent that is started after it finds each task, or restarts the one that had
-// no process: one process a task, with credentials that work, and one lease.
+// no process: one process a task, with credentials that work, and one lease. Alone: while there is no agent
+// nothing is renewed, and it must be back before the leases end.
 func TestAgentKilledInMidRotation(t *testing.T) {
-	t.Parallel()
 	agent, err := shared.NewAgent(t.Context(), harness.AgentOptions{
 		Name: "midkill", Placement: placement, LogLevel: "info",
 		Secrets: map[string]any{"lease_check_interval": "5s", "request_rate": 100},
