@@ -9,6 +9,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
 // C4: a process that runs on while the wrapped driver has lost sight of it is taken up again. Nomad hears
@@ -19,10 +20,14 @@ func TestLostSightOf(t *testing.T) {
 	exits := tk.wait(t.Context())
 	r.inner.lose(tk.cfg.ID)
 	waitFor(t, func() bool { tk.mu.Lock(); defer tk.mu.Unlock(); return tk.unseen != nil })
-	done := restart(tk) // waits until the process is seen again
+	published := make(chan error, 1)
+	go func() { published <- tk.Publish(t.Context(), &secrets.Set{}) }()
+	notYet(t, published) // what begins now would end with a signal that nobody gets
+	done := restart(tk)  // waits until the process is seen again
 	notYet(t, done)
 	notYet(t, exits)
 	close(r.away)
+	must.NoError(t, await(t, published))
 	must.NoError(t, await(t, done))
 	must.Eq(t, 1, r.starts)
 	must.Nil(t, r.inner.get(fakeTaskID+"/1"))
@@ -50,6 +55,19 @@ func TestLostForGood(t *testing.T) {
 	must.ErrorIs(t, await(t, done), lifecycle.ErrEnded)
 	await(t, tk.idle)
 	must.Eq(t, 1, tk.session.(*fakeSession).ended())
+}
+
+// A process with several names whose removal failed half-way is removed by the next attempt.
+func TestDestroyAgain(t *testing.T) {
+	r := &fakeRunner{inner: newFakeInner()}
+	tk := fakeTask(t, r)
+	p := tk.currentProcess()
+	p.id, p.lost = "the first attempt removed it", []string{tk.cfg.ID}
+	tk.setProcess(p)
+	must.ErrorIs(t, tk.destroyProcess(true), drivers.ErrTaskNotFound)
+	must.MapEmpty(t, r.inner.running)
+	must.Eq(t, tk.cfg.ID, tk.innerID())
+	await(t, tk.idle)
 }
 
 // Only a wait that failed is looked into: an exit that the engine has told is one.

@@ -375,6 +375,26 @@ func TestOutageElsewhere(t *testing.T) {
 	})
 }
 
+// C1, C3: a renewal that fails for a database is told as that, once, and tried until it is back.
+func TestRenewalFailsElsewhere(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		w.vault.with(func() {
+			w.vault.fail["renew"] = &secrets.Error{Kind: secrets.Outage, Err: errors.New("the database is away"), Elsewhere: true}
+		})
+		w.sleep(50 * time.Minute)
+		require.Greater(t, w.vault.called("renew database"), 5)
+		require.NotContains(t, w.host.said(), "unreachable")
+		require.Equal(t, 1, strings.Count(w.host.said(), `secret "db": not renewed yet: the database is away; the one in hand ends at `), w.host.said())
+		w.vault.with(func() { delete(w.vault.fail, "renew") })
+		w.sleep(time.Hour)
+		require.Empty(t, w.host.acted())
+		require.Len(t, w.vault.live("database/creds/app"), 1)
+		s.End()
+	})
+}
+
 // A slow server delays nobody past his lease's end: requests do not wait for one another.
 func TestSlowServer(t *testing.T) {
 	inWorld(t, func(w *world) {
