@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -20,14 +21,14 @@ func TestLostSightOf(t *testing.T) {
 	exits := tk.wait(t.Context())
 	r.inner.lose(tk.cfg.ID)
 	waitFor(t, func() bool { tk.mu.Lock(); defer tk.mu.Unlock(); return tk.unseen != nil })
-	published := make(chan error, 1)
-	go func() { published <- tk.Publish(t.Context(), &secrets.Set{}) }()
-	notYet(t, published) // what begins now would end with a signal that nobody gets
-	done := restart(tk)  // waits until the process is seen again
+	given, up := context.WithCancel(t.Context())
+	up()
+	must.ErrorIs(t, tk.Publish(given, &secrets.Set{}), context.Canceled, must.Sprint("a change waits, too: it may end with a signal"))
+	done := restart(tk) // waits until the process is seen again
 	notYet(t, done)
 	notYet(t, exits)
 	close(r.away)
-	must.NoError(t, await(t, published))
+	must.NoError(t, tk.Publish(t.Context(), &secrets.Set{}))
 	must.NoError(t, await(t, done))
 	must.Eq(t, 1, r.starts)
 	must.Nil(t, r.inner.get(fakeTaskID+"/1"))
