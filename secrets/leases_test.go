@@ -118,6 +118,7 @@ func TestRenewalRefused(t *testing.T) {
 			v := newVault(t, VaultConfig{Address: fake.URL})
 			_, err := v.Renew(t.Context(), rootTok(), "", "database/creds/a/1", time.Hour)
 			wantKind(t, err, test.want, "renew lease database/creds/a/1", test.renewal)
+			must.EqOp(t, test.want == Outage, IsElsewhere(err))
 		})
 	}
 }
