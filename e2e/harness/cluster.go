@@ -36,6 +36,7 @@ type Cluster struct {
 	mu         sync.Mutex
 	agents     []*Agent
 	vaults     []*Vault
+	consuls    []*Consul
 	registry   *Registry
 	registries []*Registry
 	rabbit     *RabbitMQ
@@ -221,6 +222,9 @@ func (c *Cluster) Close() error {
 	}
 	if c.MariaDB != nil {
 		c.MariaDB.proc.kill()
+	}
+	for _, s := range c.consuls {
+		s.proc.kill()
 	}
 	for _, v := range c.vaults {
 		v.proc.kill()
