@@ -14,22 +14,38 @@ import (
 // Commands in a running task start as the launcher, under either driver: what the inner drivers keep
 // of the environment is that of the task's process, which a signal or a noop leaves as it was (L1).
 
-// exec runs a command in the task, with its current secrets.
+// exec runs a command in the task, with its current secrets. Nomad's script checks come here, and must not
+// fail because credentials rotate (C8): a command that a restart in place has ended runs again after it.
 func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResult, error) {
-	return t.execWith(t.d.ctx, t.session.Set, cmd, timeout)
+	ctx, cancel := context.WithTimeout(t.d.ctx, timeout)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	for {
+		before := t.swap.closings()
+		res, err := t.execWith(ctx, t.session.Set, cmd, time.Until(deadline))
+		failed := err != nil || res.ExitResult != nil && !res.ExitResult.Successful()
+		if !failed || t.swap.closings() == before || ctx.Err() != nil {
+			return res, err
+		}
+	}
 }
 
+// execWith runs a command in the task. One that cannot be started is an error, as with raw_exec: what the
+// launcher says of it on stderr is not what Nomad shows of a check.
 func (t *task) execWith(ctx context.Context, set func() *secrets.Set, cmd []string, timeout time.Duration) (res *drivers.ExecTaskResult, err error) {
-	err = t.launch(ctx, set, cmd, func(held []string) (err error) {
+	notStarted, err := t.launch(ctx, set, cmd, func(held []string) (err error) {
 		res, err = t.d.inner.ExecTask(t.innerID(), held, timeout)
 		return err
 	})
+	if err == nil && notStarted != nil {
+		return nil, notStarted
+	}
 	return res, err
 }
 
 // execStreaming is `nomad alloc exec` in a container.
 func (t *task) execStreaming(ctx context.Context, inner drivers.ExecTaskStreamingDriver, opts *drivers.ExecOptions) (res *drivers.ExitResult, err error) {
-	err = t.launch(ctx, t.session.Set, opts.Command, func(held []string) (err error) {
+	_, err = t.launch(ctx, t.session.Set, opts.Command, func(held []string) (err error) {
 		o := *opts
 		o.Command = held
 		res, err = inner.ExecTaskStreaming(ctx, t.innerID(), &o)
@@ -40,42 +56,45 @@ func (t *task) execStreaming(ctx context.Context, inner drivers.ExecTaskStreamin
 
 // execStreamingRaw is `nomad alloc exec` beside a raw_exec task's process.
 func (t *task) execStreamingRaw(ctx context.Context, inner drivers.ExecTaskStreamingRawDriver, cmd []string, tty bool, stream drivers.ExecTaskStream) error {
-	return t.launch(ctx, t.session.Set, cmd, func(held []string) error {
+	_, err := t.launch(ctx, t.session.Set, cmd, func(held []string) error {
 		return inner.ExecTaskStreamingRaw(ctx, t.innerID(), held, tty, stream)
 	})
+	return err
 }
 
 // launch runs a command through the launcher in the running task: run starts the launcher there. A
-// command that cannot be started is the launcher's exit code and words, as run sees them.
-func (t *task) launch(ctx context.Context, set func() *secrets.Set, cmd []string, run func(held []string) error) error {
+// command that cannot be started is the launcher's exit code and words, as run sees them, and notStarted.
+func (t *task) launch(ctx context.Context, set func() *secrets.Set, cmd []string, run func(held []string) error) (notStarted, err error) {
 	if len(cmd) == 0 {
-		return errors.New("there is no command to run")
+		return nil, errors.New("there is no command to run")
 	}
 	if err := t.swap.wait(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	program, secretsDir, err := t.runner.launcherInside(t.cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	hold, err := launcher.New(t.cfg.TaskDir().SecretsDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer hold.Remove()
 	ctx, cancel := context.WithCancel(ctx)
 	who := t.currentProcess().owner
 	payload := launcher.Payload{Argv: cmd, Env: t.environ(set())}
-	released := make(chan struct{})
+	released := make(chan error, 1)
 	go func() {
-		defer close(released)
-		if err := hold.Release(ctx, nil, launcher.Owner{UID: who.UID, GID: who.GID}, payload); err != nil {
-			t.d.log.Debug("a command in the task did not start", "task_id", t.cfg.ID, "error", err)
-		}
+		released <- hold.Release(ctx, nil, launcher.Owner{UID: who.UID, GID: who.GID}, payload)
 	}()
-	defer func() {
-		cancel()
-		<-released
-	}()
-	return run(append([]string{program}, hold.Args(secretsDir)...))
+	err = run(append([]string{program}, hold.Args(secretsDir)...))
+	cancel()
+	rerr := <-released
+	if _, ok := errors.AsType[*launcher.ExecError](rerr); ok {
+		return rerr, err
+	}
+	if rerr != nil {
+		t.d.log.Debug("a command in the task did not start", "task_id", t.cfg.ID, "error", rerr)
+	}
+	return nil, err
 }

@@ -9,12 +9,21 @@ import (
 type gate struct {
 	mu   sync.Mutex
 	shut chan struct{} // closed when the gate opens again; nil while it is open
+	n    int           // how often it was closed
 }
 
 func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.shut = make(chan struct{})
+	g.n++
+}
+
+// closings is how often the gate has been closed.
+func (g *gate) closings() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.n
 }
 
 func (g *gate) open() {
