@@ -69,5 +69,8 @@ func coverFile(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make an empty file to cover the task's token with: %w", err)
 	}
-	return path, f.Close()
+	if err := f.Close(); err != nil {
+		return "", err
+	}
+	return path, launcher.LetIn(path)
 }

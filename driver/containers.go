@@ -7,7 +7,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
@@ -37,13 +36,13 @@ func (d *Driver) newContainers(exposeToken bool) (*containers, error) {
 	return &containers{
 		inner:       d.inner,
 		docker:      func() (*client.Client, error) { return endpoint.client() },
-		launcher:    installLauncher,
+		launcher:    launcherFile.Install,
 		exposeToken: exposeToken,
 	}, nil
 }
 
-// installLauncher puts the launcher on the host's disk, once a process.
-var installLauncher = sync.OnceValues(func() (string, error) { return launcher.Install() })
+// launcherFile is the launcher on the host's disk, one for all drivers of the process.
+var launcherFile launcher.Installer
 
 // client is a Docker client like the inner driver's.
 func (e dockerEndpoint) client() (*client.Client, error) {
@@ -126,6 +125,9 @@ func (c *containers) start(ctx context.Context, t *task, set *secrets.Set, publi
 	held, err := docker.ContainerInspect(ctx, id)
 	if err != nil {
 		return process{}, fmt.Errorf("inspect the task's container: %w", err)
+	}
+	if held.State.Pid == 0 {
+		return process{}, c.releaseError(ctx, docker, id, launcher.ErrEnded)
 	}
 	argv, err := c.argv(ctx, docker, held.Image, command)
 	if err != nil {

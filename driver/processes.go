@@ -46,7 +46,7 @@ func (p *processes) start(_ context.Context, t *task, set *secrets.Set, publish 
 
 // launcherInside is where a process on the host finds the launcher and its secrets.
 func (p *processes) launcherInside(cfg *drivers.TaskConfig) (program, secretsDir string, err error) {
-	program, err = installLauncher()
+	program, err = launcherFile.Install()
 	return program, cfg.TaskDir().SecretsDir, err
 }
 

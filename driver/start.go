@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
@@ -180,13 +181,14 @@ func refuseSharedDir(cfg *drivers.TaskConfig) error {
 }
 
 // startError makes an outage recoverable, so that Nomad tries again within the job's restart
-// block (S2). The recoverable error must be the outermost; an inner driver's own is kept as it is.
+// block (S2), and a container's end before its program ran, as is every end after that. The recoverable
+// error must be the outermost; an inner driver's own is kept as it is.
 func (d *Driver) startError(err error) error {
 	var recoverable *structs.RecoverableError
 	if errors.As(err, &recoverable) {
 		return structs.NewRecoverableError(err, recoverable.Recoverable)
 	}
-	if secrets.KindOf(err) == secrets.Outage {
+	if secrets.KindOf(err) == secrets.Outage || errors.Is(err, launcher.ErrEnded) || errors.Is(err, launcher.ErrTimeout) {
 		return structs.NewRecoverableError(err, true)
 	}
 	return err

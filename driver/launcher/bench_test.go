@@ -26,7 +26,7 @@ func BenchmarkStart(b *testing.B) {
 	ctx := context.Background()
 	image := e.image(b)
 	argv := []string{"sleep", "60"}
-	path, err := Install(b.TempDir())
+	path, err := install(b.TempDir())
 	must.NoError(b, err)
 	secrets := secretsDir(b)
 	inSecrets, launcher := secrets+":/secrets", path+":"+ContainerPath+":ro"

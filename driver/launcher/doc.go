@@ -4,7 +4,7 @@
 // secrets, and every exec in it, is told to run the launcher: a small static program, built from
 // launch, embedded here, and bound into the container read-only. One start goes like this:
 //
-//	path, err := launcher.Install()                // once a plugin: the program's file on the host
+//	path, err := installer.Install()               // the program's file on the host
 //	hold, err := launcher.New(secretsDir)          // two FIFOs in the task's secrets tmpfs
 //	…create the container with path bound at ContainerPath, and as its entrypoint
 //	  ContainerPath and hold.Args("/secrets"); start it: its process waits, with the app's user…

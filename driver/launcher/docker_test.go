@@ -143,7 +143,7 @@ type held struct {
 // start starts a container that the launcher holds.
 func (e engine) start(tb testing.TB, c container.Config, h container.HostConfig) *held {
 	s := &held{engine: e, tb: tb, secrets: secretsDir(tb)}
-	path, err := Install(tb.TempDir())
+	path, err := install(tb.TempDir())
 	must.NoError(tb, err)
 	s.hold, err = New(s.secrets)
 	must.NoError(tb, err)

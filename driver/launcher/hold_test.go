@@ -31,7 +31,7 @@ type process struct {
 }
 
 func startProcess(t *testing.T, h *Hold, secrets string) *process {
-	path, err := Install(executableDir(t))
+	path, err := install(executableDir(t))
 	must.NoError(t, err)
 	p := &process{Cmd: exec.Command(path, h.Args(secrets)...)}
 	p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(app.UID), Gid: uint32(app.GID)}}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,19 +20,31 @@ const ContainerPath = "/.nomad-secrets-launcher"
 // defaultDirs are on the root file system of most machines. Not /run, which Debian mounts noexec.
 var defaultDirs = []string{"/var/lib/nomad-driver-secrets", "/usr/local/lib/nomad-driver-secrets"}
 
-// Install puts the launcher into the first usable of dirs (without any: the default ones) and gives
-// its path there. Its name has the content's hash, so that an upgrade adds a file: those of running
-// containers stay. A file of that name with other content is replaced.
+// Installer puts the launcher on the host's disk. The zero value uses default directories. It may be used by
+// many at once.
+type Installer struct {
+	Dirs []string // the first usable one is taken
+
+	mu      sync.Mutex
+	checked os.FileInfo // the file whose content was last found right
+}
+
+// Install sees to it that the launcher is there, and gives its path. It is for each start: what somebody has
+// removed or relabelled meanwhile is put right. The file's name has the content's hash, so that an upgrade
+// adds a file: those of running containers stay. A file of that name with other content is replaced.
 //
 // A directory is usable if only root can write to it, and to all above it, and programs may be run
 // from it.
-func Install(dirs ...string) (hostPath string, err error) {
+func (i *Installer) Install() (hostPath string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	dirs := i.Dirs
 	if len(dirs) == 0 {
 		dirs = defaultDirs
 	}
 	var unusable []error
 	for _, dir := range dirs {
-		path, err := installIn(dir)
+		path, err := i.installIn(dir)
 		if err == nil {
 			return path, nil
 		}
@@ -39,7 +53,7 @@ func Install(dirs ...string) (hostPath string, err error) {
 	return "", fmt.Errorf("no directory for the launcher: %w", errors.Join(unusable...))
 }
 
-func installIn(dir string) (string, error) {
+func (i *Installer) installIn(dir string) (string, error) {
 	if !filepath.IsAbs(dir) {
 		return "", errors.New("not an absolute path")
 	}
@@ -63,12 +77,12 @@ func installIn(dir string) (string, error) {
 	}
 	sum := sha256.Sum256(binary)
 	path := filepath.Join(dir, "launcher-"+hex.EncodeToString(sum[:8]))
-	if !intact(path) {
+	if !i.intact(path) {
 		if err := write(path); err != nil {
 			return "", err
 		}
 	}
-	return path, label(path)
+	return path, LetIn(path)
 }
 
 // onlyRootWrites checks dir and every directory above it. Above it, one that others may write to is
@@ -91,14 +105,22 @@ func onlyRootWrites(dir string) error {
 	}
 }
 
-// intact reports whether path is the launcher, as root's, which nobody can change.
-func intact(path string) bool {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil || st.Mode != unix.S_IFREG|0o555 || st.Uid != 0 || st.Size != int64(len(binary)) {
+// intact reports whether path is the launcher, as root's, which nobody can change. To read it takes longer
+// than all else of an installation, and is done once.
+func (i *Installer) intact(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != 0o555 || info.Sys().(*syscall.Stat_t).Uid != 0 {
 		return false
 	}
+	if i.checked != nil && os.SameFile(info, i.checked) && info.ModTime().Equal(i.checked.ModTime()) && info.Size() == i.checked.Size() {
+		return true
+	}
 	content, err := os.ReadFile(path)
-	return err == nil && bytes.Equal(content, binary)
+	if err != nil || !bytes.Equal(content, binary) {
+		return false
+	}
+	i.checked = info
+	return true
 }
 
 // write swaps the file in, so that whoever installs at the same time, or starts a container, finds
@@ -117,6 +139,11 @@ func write(path string) (err error) {
 	err = errors.Join(err, f.Chmod(0o555), f.Sync(), f.Close())
 	if err != nil {
 		return err
+	}
+	if info, err := os.Lstat(path); err == nil && info.IsDir() { // Docker makes one of a bind's missing source
+		if err := os.Remove(path); err != nil {
+			return err
+		}
 	}
 	return os.Rename(f.Name(), path)
 }

@@ -15,16 +15,19 @@ func TestSize(t *testing.T) {
 	must.LessEq(t, 2_500_000, len(binary))
 }
 
+func install(dirs ...string) (string, error) { return (&Installer{Dirs: dirs}).Install() }
+
 func TestInstall(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
-	path, err := Install(dir)
+	installer := &Installer{Dirs: []string{dir}}
+	path, err := installer.Install()
 	must.NoError(t, err)
-	must.True(t, intact(path))
+	must.True(t, new(Installer).intact(path))
 	must.Eq(t, dir, filepath.Dir(path))
 	first, err := os.Stat(path)
 	must.NoError(t, err)
 
-	again, err := Install(dir)
+	again, err := installer.Install()
 	must.NoError(t, err)
 	must.Eq(t, path, again)
 	second, err := os.Stat(path)
@@ -36,14 +39,15 @@ func TestInstall(t *testing.T) {
 		"mode":       func() { must.NoError(t, os.Chmod(path, 0o775)) },
 		"owner":      func() { must.NoError(t, os.Chown(path, 7, 7)) },
 		"removed":    func() { must.NoError(t, os.Remove(path)) },
+		"directory":  func() { must.NoError(t, os.Remove(path)); must.NoError(t, os.Mkdir(path, 0o755)) },
 		"a symlink":  func() { must.NoError(t, os.Remove(path)); must.NoError(t, os.Symlink("/bin/busybox", path)) },
 		"other file": func() { must.NoError(t, os.WriteFile(filepath.Join(dir, "launcher-0123456789abcdef"), nil, 0o555)) },
 	} {
 		spoil()
-		again, err := Install(dir)
+		again, err := installer.Install()
 		must.NoError(t, err, must.Sprint(name))
 		must.Eq(t, path, again)
-		must.True(t, intact(path), must.Sprint(name))
+		must.True(t, new(Installer).intact(path), must.Sprint(name))
 	}
 	files, err := os.ReadDir(dir)
 	must.NoError(t, err)
@@ -55,9 +59,9 @@ func TestInstallAtTheSameTime(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			path, err := Install(dir)
+			path, err := install(dir)
 			must.NoError(t, err)
-			must.True(t, intact(path))
+			must.True(t, new(Installer).intact(path))
 		})
 	}
 	wg.Wait()
@@ -93,12 +97,12 @@ func TestInstallWhereItMayNot(t *testing.T) {
 		file:       "not a directory",
 		"relative": "not an absolute path",
 	} {
-		_, err := Install(dir)
+		_, err := install(dir)
 		must.ErrorContains(t, err, want)
 		must.ErrorContains(t, err, dir)
 	}
 	good := t.TempDir()
-	path, err := Install(noexec, writable, good)
+	path, err := install(noexec, writable, good)
 	must.NoError(t, err)
 	must.Eq(t, good, filepath.Dir(path))
 }

@@ -4,25 +4,18 @@ import (
 	"fmt"
 
 	"github.com/opencontainers/selinux/go-selinux"
+	"github.com/opencontainers/selinux/go-selinux/label"
 )
 
-// label lets containers run the launcher on a host with SELinux. The wrapped driver's selinuxlabel is for
-// what it binds itself; a mount from elsewhere has none. What containers may run and nobody may write
-// there has a label of its own, that of images' layers (lxc_contexts(5): ro_file). Others have none to give.
-func label(path string) error {
-	if !selinux.GetEnabled() {
-		return nil
-	}
-	selinux.ContainerLabels() // which reads what the next gives
-	return setLabel(path, selinux.ROFileLabel())
-}
-
-func setLabel(path, label string) error {
-	if label == "" {
-		return nil
-	}
-	if err := selinux.SetFileLabel(path, label); err != nil {
-		return fmt.Errorf("let containers run the launcher: %w", err)
+// LetIn lets containers read, and run, a file of the driver's that is bound into them, on a host with SELinux.
+// The wrapped driver's selinuxlabel is for what it binds itself; a mount from elsewhere has none. The label is that of what any container may use
+// (lxc_contexts(5): file): that of images' layers (ro_file) would let nobody write there, but the reference
+// policy, unlike Fedora's, lets no container begin with such a file. Bind it read-only.
+func LetIn(path string) error {
+	process, file := selinux.ContainerLabels() // both empty without SELinux
+	defer selinux.ReleaseLabel(process)
+	if err := label.Relabel(path, file, true); err != nil {
+		return fmt.Errorf("label %s for containers: %w", path, err)
 	}
 	return nil
 }
