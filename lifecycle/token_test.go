@@ -93,6 +93,24 @@ func TestTokenRevoked(t *testing.T) {
 	}
 }
 
+// Where the request rate is too low for all of them, looks at a token are made more rarely, and do not queue up.
+func TestTokenLooksDoNotQueueUp(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.keeper.Close()
+		w.cfg.RequestRate = 0.01
+		w.start()
+		withApp(w, "one")
+		s := w.open(many{"app": app("")})
+		w.sleep(time.Hour)
+		w.keeper.limit.mu.Lock()
+		waiting := len(w.keeper.limit.waiting)
+		w.keeper.limit.mu.Unlock()
+		require.LessOrEqual(t, waiting, 3, "a poll, a look at the token, its renewal")
+		require.Positive(t, w.vault.called("lookup"))
+		s.End()
+	})
+}
+
 // vaultBlock gives the task a vault block: Nomad has written a token.
 func (w *world) vaultBlock() {
 	w.vault.with(func() {
