@@ -69,8 +69,5 @@ func coverFile(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make an empty file to cover the task's token with: %w", err)
 	}
-	if err := f.Close(); err != nil {
-		return "", err
-	}
-	return path, launcher.LetIn(path)
+	return path, f.Close()
 }

@@ -126,16 +126,13 @@ func (c *containers) start(ctx context.Context, t *task, set *secrets.Set, publi
 	if err != nil {
 		return process{}, fmt.Errorf("inspect the task's container: %w", err)
 	}
-	if held.State.Pid == 0 {
-		return process{}, c.releaseError(ctx, docker, id, launcher.ErrEnded)
-	}
 	argv, err := c.argv(ctx, docker, held.Image, command)
 	if err != nil {
 		return process{}, err
 	}
 	uid, gid, err := launcher.OwnerOf(held.State.Pid)
-	if err != nil {
-		return process{}, fmt.Errorf("see which user the container runs as: %w", err)
+	if err != nil { // it was there when the container was started
+		return process{}, c.releaseError(ctx, docker, id, launcher.ErrEnded)
 	}
 	started.image, started.owner = held.Image, owner{UID: uid, GID: gid}
 	if err := publish(started.owner); err != nil {
@@ -161,6 +158,9 @@ func (c *containers) heldConfig(t *task, hold *launcher.Hold) (*drivers.TaskConf
 	if err != nil {
 		return nil, command, err
 	}
+	// The wrapped driver's selinuxlabel is only for what it binds itself, and may not be set: a container
+	// without secrets needs none.
+	use := []string{hostPath, t.cfg.TaskDir().SecretsDir}
 	inside := secretsDirInside(t.cfg)
 	options := map[string]any{}
 	for key, value := range t.options {
@@ -185,6 +185,12 @@ func (c *containers) heldConfig(t *task, hold *launcher.Hold) (*drivers.TaskConf
 			return nil, command, err
 		}
 		cfg.Mounts = append(cfg.Mounts, &drivers.MountConfig{HostPath: cover, TaskPath: path.Join(inside, vaultTokenFile), Readonly: true})
+		use = append(use, cover)
+	}
+	for _, path := range use {
+		if err := launcher.LetIn(path); err != nil {
+			return nil, command, err
+		}
 	}
 	return cfg, command, nil
 }

@@ -14,17 +14,28 @@ import (
 // Commands in a running task start as the launcher, under either driver: what the inner drivers keep
 // of the environment is that of the task's process, which a signal or a noop leaves as it was (L1).
 
-// exec runs a command in the task, with its current secrets. Nomad's script checks come here, and must not
-// fail because credentials rotate (C8): a command that a restart in place has ended runs again after it.
+// execAgain is how long after a command that failed, because of a restart in place, it runs again.
+const execAgain = time.Second
+
+// exec runs a command in the task, with its current secrets. Nomad's script checks, and change_scripts of its
+// templates, come here, and must not fail because credentials rotate (C8): one that a restart in place has
+// ended or held up runs until it succeeds, or its time is over. The program may need a while, too.
 func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResult, error) {
 	ctx, cancel := context.WithTimeout(t.d.ctx, timeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
+	before, disturbed := t.swap.passages()
 	for {
-		before := t.swap.closings()
 		res, err := t.execWith(ctx, t.session.Set, cmd, time.Until(deadline))
+		after, shut := t.swap.passages()
+		disturbed = disturbed || shut || after != before
 		failed := err != nil || res.ExitResult != nil && !res.ExitResult.Successful()
-		if !failed || t.swap.closings() == before || ctx.Err() != nil {
+		if !failed || !disturbed {
+			return res, err
+		}
+		select {
+		case <-time.After(execAgain):
+		case <-ctx.Done():
 			return res, err
 		}
 	}

@@ -19,11 +19,11 @@ func (g *gate) close() {
 	g.n++
 }
 
-// closings is how often the gate has been closed.
-func (g *gate) closings() int {
+// passages is how often the gate has been closed, and whether it is.
+func (g *gate) passages() (n int, shut bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.n
+	return g.n, g.shut != nil
 }
 
 func (g *gate) open() {

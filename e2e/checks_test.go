@@ -1,7 +1,7 @@
 package e2e
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -33,34 +33,24 @@ func newCheckLab(t *testing.T, agentName string) checkLab {
 	return checkLab{newLabOn(t, agent), server}
 }
 
-// scriptCheck is a check of a service, as a job has it.
-type scriptCheck struct {
-	name    string
-	command string // command and args, as in HCL
-	timeout string // empty is 2 s
-	want    string // the status
+// scriptCheck is a check of a service. Its command is as in HCL.
+func scriptCheck(name, timeout, command string) string {
+	return fmt.Sprintf("check {\n type = \"script\"\n name = %q\n interval = \"1s\"\n timeout = %q\n %s\n}\n", name, timeout, command)
 }
 
-// shellCheck runs a script in the task.
-func shellCheck(name, script, want string) scriptCheck {
-	return scriptCheck{name: name, command: fmt.Sprintf("command = \"/bin/sh\"\nargs = [\"-c\", %q]", script), want: want}
+// shell is a command that runs a script.
+func shell(script string) string {
+	return fmt.Sprintf("command = \"/bin/sh\"\nargs = [\"-c\", %q]", script)
 }
 
-func (c scriptCheck) hcl() string {
-	timeout := cmp.Or(c.timeout, "2s")
-	return fmt.Sprintf("check {\n type = \"script\"\n name = %q\n interval = \"1s\"\n timeout = %q\n %s\n}\n", c.name, timeout, c.command)
-}
-
-// checks are the checks of a service, by name.
-func (l checkLab) checks(service string) map[string]*consul.AgentCheck {
-	l.t.Helper()
-	all, err := l.consul.Client.Agent().ChecksWithFilterOpts(fmt.Sprintf("ServiceName == %q", service), (&consul.QueryOptions{}).WithContext(l.ctx))
-	require.NoError(l.t, err)
-	named := make(map[string]*consul.AgentCheck)
-	for _, c := range all {
-		named[c.Name] = c
+// check is a service's check as Consul has it, empty while there is none.
+func (l checkLab) check(service, name string) (consul.AgentCheck, error) {
+	filter := fmt.Sprintf("ServiceName == %q and Name == %q", service, name)
+	found, err := l.consul.Client.Agent().ChecksWithFilter(filter)
+	for _, c := range found {
+		return *c, err
 	}
-	return named
+	return consul.AgentCheck{}, err
 }
 
 // A task with secrets answers its checks as one without does.
@@ -69,17 +59,22 @@ func TestScriptChecks(t *testing.T) {
 	l := newCheckLab(t, "checks")
 	l.putColour("checks", "green")
 	l.mayRead("checks", "secret/data/checks")
-	checks := []scriptCheck{
-		shellCheck("pass", "echo $COLOUR; echo and more >&2", "passing"),
-		shellCheck("warn", "echo $COLOUR; exit 1", "warning"),
-		shellCheck("fail", "echo $COLOUR; exit 2", "critical"),
-		shellCheck("where", "echo $COLOUR $(id -u) $(dirname $PWD)", "passing"),
-		shellCheck("hang", "echo $COLOUR; sleep 1000", "critical"),
-		{name: "missing", command: `command = "/no/such/command"`, want: "critical"},
+	const lately, soon = "30s", "2s"
+	checks := []struct {
+		name, timeout, command string
+		status                 string
+		output                 string // empty: each says it in its own words
+	}{
+		{"pass", lately, shell("echo $COLOUR"), "passing", "green\n"},
+		{"warn", lately, shell("echo $COLOUR; exit 1"), "warning", "green\n"},
+		{"fail", lately, shell("echo $COLOUR; exit 2"), "critical", "green\n"},
+		{"user", lately, shell("echo $COLOUR $(id -u)"), "passing", "green 0\n"},
+		{"hang", soon, shell("echo $COLOUR; sleep 1000"), "critical", ""},
+		{"missing", lately, `command = "/no/such/command"`, "critical", ""},
 	}
 	var blocks strings.Builder
 	for _, c := range checks {
-		blocks.WriteString(c.hcl())
+		blocks.WriteString(scriptCheck(c.name, c.timeout, c.command))
 	}
 	for _, driver := range []string{"docker", "raw_exec"} {
 		t.Run(driver, func(t *testing.T) {
@@ -120,36 +115,41 @@ job "checks-%[1]s" {
   }
 }`, name, blocks.String(), task))
 			for _, c := range checks {
-				// A check is critical, and says nothing, before it has run.
-				answer := func(service string) (output string) {
-					l.until(fmt.Sprintf("check %s of %s to be %s", c.name, service, c.want), func() error {
-						got := l.checks(service)[c.name]
-						if got == nil || got.Output == "" || got.Status != c.want {
-							return fmt.Errorf("it is %+v", got)
+				for _, service := range []string{name + "-plain", name + "-secret"} {
+					l.until(fmt.Sprintf("check %s of %s to be %s", c.name, service, c.status), func() error {
+						got, err := l.check(service, c.name)
+						said := got.Output == c.output
+						if c.output == "" { // critical is also what has not run yet
+							said = got.Output != ""
 						}
-						output = got.Output
-						return nil
+						if err == nil && (got.Status != c.status || !said) {
+							err = fmt.Errorf("it is %q: %q", got.Status, got.Output)
+						}
+						return err
 					})
-					return output
 				}
-				plain, secret := answer(name+"-plain"), answer(name+"-secret")
-				if c.name == "missing" { // each in its own words
-					require.Contains(t, secret, "/no/such/command")
-					continue
-				}
-				require.Equal(t, plain, secret, "check %s", c.name)
 			}
+			missing, err := l.check(name+"-secret", "missing")
+			require.NoError(t, err)
+			require.Contains(t, missing.Output, "/no/such/command")
 		})
 	}
 }
 
 // Through rotations a check sees the current secret and never fails: neither one that runs when the process
-// is stopped, nor one that is due when there is none.
+// is stopped, nor one that is due when there is none, or is not ready yet.
 func TestScriptChecksThroughRotations(t *testing.T) {
 	t.Parallel()
+	const (
+		app = `rm -f $NOMAD_TASK_DIR/ready
+echo start
+sleep 1.5
+touch $NOMAD_TASK_DIR/ready
+trap 'sleep 0.5; exit' TERM
+while :; do sleep 0.1; done`
+		asks = `sleep 0.9; test -e $NOMAD_TASK_DIR/ready && echo $COLOUR`
+	)
 	l := newCheckLab(t, "check-rounds")
-	check := shellCheck("colour", "sleep 0.9; echo $COLOUR", "passing")
-	check.timeout = "30s"
 	for _, driver := range []string{"docker", "raw_exec"} {
 		for _, mode := range []string{"restart", "noop"} {
 			name := "rounds-" + strings.ReplaceAll(driver, "_", "-") + "-" + mode
@@ -175,9 +175,8 @@ job %[1]q {
       %[3]s
       config {
         %[4]s
-        command = "testapp"
-        args    = ["-linger", "500ms", "sleep"]
-        role    = %[1]q
+        %[7]s
+        role = %[1]q
         secret "app" {
           path        = "secret/%[1]s"
           env         = { COLOUR = "colour" }
@@ -191,16 +190,17 @@ job %[1]q {
       }
     }
   }
-}`, name, driver, identityBlock, image, check.hcl(), mode))
+}`, name, driver, identityBlock, image, scriptCheck("colour", "30s", shell(asks)), mode, shell(app)))
 				failed := l.watchCheck(name, "colour")
 				for round := 1; round <= 5; round++ {
 					colour := fmt.Sprintf("round %d", round)
 					l.putColour(name, colour)
 					l.until("the check to see "+colour, func() error {
-						if got := l.checks(name)["colour"]; got == nil || got.Output != colour+"\n" {
-							return fmt.Errorf("it is %+v", got)
+						got, err := l.check(name, "colour")
+						if err == nil && got.Output != colour+"\n" {
+							err = fmt.Errorf("it is %q: %q", got.Status, got.Output)
 						}
-						return nil
+						return err
 					})
 				}
 				require.Empty(t, failed(), "checks that failed")
@@ -208,7 +208,7 @@ job %[1]q {
 				if mode == "restart" {
 					starts = 6
 				}
-				require.Len(t, l.lines(alloc, "app", "start ", starts), starts)
+				require.Len(t, l.lines(alloc, "app", "start", starts), starts)
 				l.noRestarts(alloc)
 			})
 		}
@@ -217,13 +217,14 @@ job %[1]q {
 
 // watchCheck watches a check from when it passes first. What it returns ends that, and tells how the check
 // has failed since.
-func (l checkLab) watchCheck(service, check string) (failed func() []string) {
+func (l checkLab) watchCheck(service, name string) (failed func() []string) {
 	l.t.Helper()
-	l.until("check "+check+" to pass", func() error {
-		if got := l.checks(service)[check]; got == nil || got.Status != "passing" {
-			return fmt.Errorf("it is %+v", got)
+	l.until("check "+name+" to pass", func() error {
+		got, err := l.check(service, name)
+		if err == nil && got.Status != "passing" {
+			err = errors.New(got.Status)
 		}
-		return nil
+		return err
 	})
 	done := make(chan struct{})
 	var watch sync.WaitGroup
@@ -232,28 +233,27 @@ func (l checkLab) watchCheck(service, check string) (failed func() []string) {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for last := "passing"; ; {
-			all, err := l.consul.Client.Agent().ChecksWithFilter(fmt.Sprintf("ServiceName == %q", service))
-			for _, c := range all {
-				if c.Name == check && c.Status != last {
-					failures = append(failures, fmt.Sprintf("%s %s: %q", time.Now().Format(time.StampMilli), c.Status, c.Output))
-					last = c.Status
-				}
-			}
+			got, err := l.check(service, name)
 			if err != nil {
 				failures = append(failures, err.Error())
+			} else if got.Status != last {
+				failures = append(failures, fmt.Sprintf("%s %s: %q", time.Now().Format(time.StampMilli), got.Status, got.Output))
+				last = got.Status
 			}
 			select {
 			case <-tick.C:
 			case <-done:
 				return
-			case <-l.ctx.Done():
-				return
 			}
 		}
 	})
-	return func() []string {
+	stop := sync.OnceFunc(func() {
 		close(done)
 		watch.Wait()
+	})
+	l.t.Cleanup(stop)
+	return func() []string {
+		stop()
 		return failures
 	}
 }

@@ -51,7 +51,7 @@ job "stackless" {
   }
 }`, identityBlock))
 	alloc := l.started(job, "g")
-	l.event(alloc, "ended (exit code 139) before its program ran")
+	l.event(alloc, "the process ended while it was held at the launcher")
 	state, err := alloc.Ended(l.ctx, "app")
 	require.NoError(t, err)
 	require.True(t, state.Failed)

@@ -42,7 +42,7 @@ func run(m *testing.M) int {
 
 	begin := time.Now()
 	cluster, err := harness.Start(ctx, harness.Options{
-		Agent: harness.AgentOptions{Placement: placement},
+		Agent: harness.AgentOptions{Placement: placement, SELinuxLabel: "z"},
 		Progress: func(line string) {
 			fmt.Printf("%6.1fs %s\n", time.Since(begin).Seconds(), line)
 		},

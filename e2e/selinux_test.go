@@ -7,30 +7,72 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/stretchr/testify/require"
 )
 
 // A container that SELinux confines runs the launcher, reads its secrets, is restarted in place, and has
-// commands run in it (L1).
+// commands run in it (L1), whatever the operator's selinuxlabel is: the wrapped driver needs none for a task
+// that gets all by its environment.
 func TestSELinux(t *testing.T) {
 	require.Equal(t, selinux.Enforcing, selinux.EnforceMode(), "this test needs a host with SELinux: make selinux")
-	l := newLab(t)
-	k := kvTask{
-		name: "selinux", driver: "docker",
-		command: `command = "/bin/sh"
-        args    = ["-c", "echo start $COLOUR $(cat /secrets/app/colour) in $(cat /proc/self/attr/current); exec sleep 1000"]`,
+	for name, label := range map[string]string{"none": "", "shared": "z", "private": "Z"} {
+		t.Run(name, func(t *testing.T) {
+			agent, err := shared.NewAgent(t.Context(), harness.AgentOptions{
+				Name: name, Placement: harness.InPlace, AuthPath: "jwt-nomad-" + name, SELinuxLabel: label,
+			})
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, agent.Close()) })
+			l := newLabOn(t, agent)
+			l.putColour(name, "one")
+			l.mayRead(name, "secret/data/"+name)
+			testConfined(l, name)
+		})
 	}
-	alloc := k.run(l, "one")
-	require.Contains(t, l.lines(alloc, "app", "start ", 1)[0], "one one in system_u:system_r:container_t:s0:c")
-	out, code, err := alloc.Exec(l.ctx, "app", "sh", "-c", "echo $COLOUR")
-	require.NoError(t, err)
-	require.Zero(t, code, out)
-	require.Equal(t, "one\n", out)
-	k.put(l, "two")
-	require.Contains(t, l.lines(alloc, "app", "start ", 2)[1], "two two in system_u:system_r:container_t:s0:c")
-	l.noRestarts(alloc)
+}
 
+func testConfined(l *lab, name string) {
+	t := l.t
+	alloc := l.run(strings.ReplaceAll(`
+job "NAME" {
+  group "g" {
+    task "app" {
+      driver = "docker"
+      user   = "nobody"
+      `+identityBlock+`
+      config {
+        image   = "${meta.image}"
+        command = "/bin/sh"
+        args    = ["-c", "echo start $COLOUR $(cat /secrets/app/colour) in $(cat /proc/self/attr/current); exec sleep 1000"]
+        role    = "NAME"
+        secret "app" {
+          path  = "secret/NAME"
+          env   = { COLOUR = "colour" }
+          files = true
+          splay = "0s"
+        }
+      }
+      resources {
+        cpu    = 20
+        memory = 32
+      }
+    }
+  }
+}`, "NAME", name))
+	started := func(n int, colour string) {
+		t.Helper()
+		require.Contains(t, l.lines(alloc, "app", "start ", n)[n-1], colour+" "+colour+" in system_u:system_r:container_t:s0:c")
+		out, code, err := alloc.Exec(l.ctx, "app", "sh", "-c", "echo $COLOUR")
+		require.NoError(t, err)
+		require.Zero(t, code, out)
+		require.Equal(t, colour+"\n", out)
+	}
+	started(1, "one")
+	l.putColour(name, "two")
+	started(2, "two")
+
+	// It is the label that lets it in, and each start sees to that: a restorecon takes it away.
 	var launcher string
 	container, err := alloc.Container(l.ctx, "app")
 	require.NoError(t, err)
@@ -39,17 +81,12 @@ func TestSELinux(t *testing.T) {
 			launcher = mount.Source
 		}
 	}
-	label, err := selinux.FileLabel(launcher)
-	require.NoError(t, err)
-	require.Equal(t, "system_u:object_r:container_file_t:s0", label)
-
-	// It is the label that lets it in, and each start sees to it: a restorecon takes it away.
 	require.NoError(t, selinux.SetFileLabel(launcher, "system_u:object_r:var_lib_t:s0"))
-	out, code, err = alloc.Exec(l.ctx, "app", "true")
+	out, code, err := alloc.Exec(l.ctx, "app", "true")
 	require.NoError(t, err)
 	require.NotZero(t, code)
 	require.Contains(t, out, "permission denied")
-	k.put(l, "three")
-	require.Contains(t, l.lines(alloc, "app", "start ", 3)[2], "three three in ")
+	l.putColour(name, "three")
+	started(3, "three")
 	l.noRestarts(alloc)
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,11 +25,11 @@ type Installer struct {
 	Dirs []string // the first usable one is taken
 
 	mu      sync.Mutex
-	checked os.FileInfo // the file whose content was last found right
+	checked unix.Stat_t // of the file whose content was last found right
 }
 
 // Install sees to it that the launcher is there, and gives its path. It is for each start: what somebody has
-// removed or relabelled meanwhile is put right. The file's name has the content's hash, so that an upgrade
+// removed or changed meanwhile is put right. The file's name has the content's hash, so that an upgrade
 // adds a file: those of running containers stay. A file of that name with other content is replaced.
 //
 // A directory is usable if only root can write to it, and to all above it, and programs may be run
@@ -75,15 +74,18 @@ func (i *Installer) installIn(dir string) (string, error) {
 	if fsys.Flags&unix.MS_NOEXEC != 0 { // statfs(2): ST_NOEXEC, the same bit
 		return "", errors.New("its file system is mounted noexec")
 	}
-	sum := sha256.Sum256(binary)
-	path := filepath.Join(dir, "launcher-"+hex.EncodeToString(sum[:8]))
-	if !i.intact(path) {
-		if err := write(path); err != nil {
-			return "", err
-		}
+	path := filepath.Join(dir, fileName())
+	if i.intact(path) {
+		return path, nil
 	}
-	return path, LetIn(path)
+	return path, write(path)
 }
+
+// fileName has the content's hash.
+var fileName = sync.OnceValue(func() string {
+	sum := sha256.Sum256(binary)
+	return "launcher-" + hex.EncodeToString(sum[:8])
+})
 
 // onlyRootWrites checks dir and every directory above it. Above it, one that others may write to is
 // as good if it is sticky: they cannot rename what is root's.
@@ -105,21 +107,21 @@ func onlyRootWrites(dir string) error {
 	}
 }
 
-// intact reports whether path is the launcher, as root's, which nobody can change. To read it takes longer
-// than all else of an installation, and is done once.
+// intact reports whether path is the launcher, as root's, which nobody can change. Its content is compared
+// once, and after that only if its inode has changed: to read it takes longer than all else.
 func (i *Installer) intact(path string) bool {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode() != 0o555 || info.Sys().(*syscall.Stat_t).Uid != 0 {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil || st.Mode != unix.S_IFREG|0o555 || st.Uid != 0 {
 		return false
 	}
-	if i.checked != nil && os.SameFile(info, i.checked) && info.ModTime().Equal(i.checked.ModTime()) && info.Size() == i.checked.Size() {
+	if st.Dev == i.checked.Dev && st.Ino == i.checked.Ino && st.Ctim == i.checked.Ctim {
 		return true
 	}
 	content, err := os.ReadFile(path)
 	if err != nil || !bytes.Equal(content, binary) {
 		return false
 	}
-	i.checked = info
+	i.checked = st
 	return true
 }
 

@@ -51,6 +51,9 @@ type AgentOptions struct {
 	// stays off for the built-in driver, as it must (DESIGN 9).
 	DanglingGrace time.Duration
 
+	// SELinuxLabel is of the docker drivers' volumes. Any host takes it; one without SELinux does nothing with it.
+	SELinuxLabel string
+
 	// ClientCommand is what the client's command line is an argument of, unshare(1) for example.
 	ClientCommand []string
 
@@ -161,7 +164,7 @@ func (a *Agent) driverConfig(driver string) string {
     allow_privileged = true
     volumes {
       enabled      = true
-      selinuxlabel = "z" # taken on any host, and without effect on one that has no SELinux
+      selinuxlabel = %q
     }
     gc {
       image = false # there is no registry to pull again from
@@ -169,7 +172,7 @@ func (a *Agent) driverConfig(driver string) string {
         %s
       }
     }
-%s`, a.pause, dangling, block(a.opts.DockerHCL))
+%s`, a.pause, a.opts.SELinuxLabel, dangling, block(a.opts.DockerHCL))
 }
 
 // secretsBlock is empty for a driver that is Nomad's own.

@@ -20,7 +20,7 @@ type Consul struct {
 
 // NewConsul starts a Consul agent. It ends with the cluster.
 func (c *Cluster) NewConsul(ctx context.Context) (*Consul, error) {
-	s, err := startConsul(ctx, filepath.Join(c.dir.path, "consul.log"))
+	s, err := startConsul(ctx, c.dir.path)
 	if s != nil {
 		c.mu.Lock()
 		c.consuls = append(c.consuls, s)
@@ -29,7 +29,7 @@ func (c *Cluster) NewConsul(ctx context.Context) (*Consul, error) {
 	return s, err
 }
 
-func startConsul(ctx context.Context, logPath string) (*Consul, error) {
+func startConsul(ctx context.Context, dir string) (*Consul, error) {
 	bin, err := server("consul")
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func startConsul(ctx context.Context, logPath string) (*Consul, error) {
 	if s.Client, err = consul.NewClient(&consul.Config{Address: s.Addr}); err != nil {
 		return nil, err
 	}
-	if s.proc, err = startProcess("consul", logPath, nil, bin, args...); err != nil {
+	if s.proc, err = startProcess("consul", filepath.Join(dir, fmt.Sprintf("consul-%d.log", http)), nil, bin, args...); err != nil {
 		return nil, err
 	}
 	return s, Until(ctx, "Consul to have a leader", func() error {

@@ -28,7 +28,7 @@ func RepoRoot() (string, error) {
 	}
 }
 
-// server finds the pinned Nomad or Vault: $DRIVER_TEST_NOMAD or $DRIVER_TEST_VAULT, then bin/, then
+// server finds the pinned Nomad, Vault or Consul: $DRIVER_TEST_NOMAD, …_VAULT or …_CONSUL, then bin/, then
 // PATH.
 func server(name string) (string, error) {
 	env := "DRIVER_TEST_" + strings.ToUpper(name)
@@ -45,7 +45,7 @@ func server(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
-	return "", fmt.Errorf("no %s in bin/, in PATH or in $%s: run `make tools`", name, env)
+	return "", fmt.Errorf("no %s in bin/, in PATH or in $%s: run `make bin/%[1]s`", name, env)
 }
 
 // tool finds a program that a Debian package brings; /usr/sbin is not in everybody's PATH.
