@@ -27,8 +27,8 @@ func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResul
 	before, disturbed := t.swap.passages()
 	for {
 		res, err := t.execWith(ctx, t.session.Set, cmd, time.Until(deadline))
-		after, shut := t.swap.passages()
-		disturbed = disturbed || shut || after != before
+		now, _ := t.swap.passages()
+		disturbed = disturbed || now != before
 		failed := err != nil || res.ExitResult != nil && !res.ExitResult.Successful()
 		if !failed || !disturbed {
 			return res, err

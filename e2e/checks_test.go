@@ -78,7 +78,7 @@ func TestScriptChecks(t *testing.T) {
 	}
 	for _, driver := range []string{"docker", "raw_exec"} {
 		t.Run(driver, func(t *testing.T) {
-			l := checkLab{l.of(t), l.consul}
+			l := checkLab{newLabOn(t, l.agent), l.consul}
 			image := ""
 			if driver == "docker" {
 				image = `image = "${meta.image}"`
@@ -155,7 +155,7 @@ while :; do sleep 0.1; done`
 			name := "rounds-" + strings.ReplaceAll(driver, "_", "-") + "-" + mode
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				l := checkLab{l.of(t), l.consul}
+				l := checkLab{newLabOn(t, l.agent), l.consul} // its time begins when its turn comes
 				l.putColour(name, "round 0")
 				l.mayRead(name, "secret/data/"+name)
 				image := ""

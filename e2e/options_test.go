@@ -292,7 +292,7 @@ job "calls" {
 				require.Equal(t, "green "+uid+" green "+uid+":400\n", out)
 				return nil
 			})
-			_, code, err := alloc.Exec(l.ctx, task, "/no/such/command")
+			_, code, err := alloc.ExecAsIs(l.ctx, task, "/no/such/command")
 			require.True(t, err != nil || code != 0, "a command that is not there ended with 0")
 			require.NoError(t, alloc.Signal(l.ctx, task, "SIGHUP"))
 			l.lines(alloc, task, "changed ", 1)

@@ -82,7 +82,7 @@ job "NAME" {
 		}
 	}
 	require.NoError(t, selinux.SetFileLabel(launcher, "system_u:object_r:var_lib_t:s0"))
-	out, code, err := alloc.Exec(l.ctx, "app", "true")
+	out, code, err := alloc.ExecAsIs(l.ctx, "app", "true")
 	require.NoError(t, err)
 	require.NotZero(t, code)
 	require.Contains(t, out, "permission denied")
