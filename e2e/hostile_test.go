@@ -89,9 +89,11 @@ func TestHostileTask(t *testing.T) {
         memory = 32
       }
     }`
+	// Before a task is started its private/ is as Nomad made it (README): the neighbour is up first.
+	const first = "lifecycle {\n hook = \"prestart\"\n sidecar = true\n}"
 	args := fmt.Sprintf("[\"-c\", var.attacks, \"hostile\", %q, %q, \"%d\"]", h.agent.StateDir, launcher, plugin)
 	alloc := h.run(fmt.Sprintf("variable \"attacks\" {}\njob \"hostile\" {\n  group \"g\" {%s%s\n  }\n}",
-		fmt.Sprintf(task, "hostile", `user = "nobody"`, args), fmt.Sprintf(task, "other", "", `["-c", "exec sleep 1000"]`)),
+		fmt.Sprintf(task, "hostile", `user = "nobody"`, args), fmt.Sprintf(task, "other", first, `["-c", "exec sleep 1000"]`)),
 		harness.Var{Name: "attacks", Value: escapeHCL(attacks)})
 
 	check := func(round int) {

@@ -117,6 +117,10 @@ client {
   cni_config_dir    = "%[1]s"
   cpu_total_compute = 100000 # tests are many and small
   memory_total_mb   = 65536
+  # An allocation that has ended stays until the agent does: tests read its logs.
+  gc_max_allocs            = 10000
+  gc_disk_usage_threshold  = 99
+  gc_inode_usage_threshold = 99
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean" # each waits for a timeout
   }
