@@ -9,14 +9,19 @@ import (
 )
 
 // Exec runs a command in a task, as `nomad alloc exec` does, and returns what it printed on both outputs and
-// its exit code. The command stays for a moment: Nomad's docker driver does not wait for the output of one
-// that has ended before the driver first looks (ExecTaskStreaming in Nomad 1.11).
+// its exit code. One that prints nothing runs again, five times in all: Nomad's docker driver does not wait for
+// the output of a command that has ended (ExecTaskStreaming in Nomad 1.11), and loses it at times.
 func (a *Alloc) Exec(ctx context.Context, task string, command ...string) (output string, code int, err error) {
-	linger := []string{"/bin/sh", "-c", `"$@"; code=$?; sleep 0.2; exit $code`, "linger"}
-	return a.ExecAsIs(ctx, task, append(linger, command...)...)
+	for range 5 {
+		output, code, err = a.ExecAsIs(ctx, task, command...)
+		if output != "" || err != nil {
+			break
+		}
+	}
+	return output, code, err
 }
 
-// ExecAsIs is Exec with nothing around the command. Its output may be lost.
+// ExecAsIs runs a command once. Its output may be lost.
 func (a *Alloc) ExecAsIs(ctx context.Context, task string, command ...string) (output string, code int, err error) {
 	info, err := a.Info(ctx)
 	if err != nil {
