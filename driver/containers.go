@@ -15,30 +15,28 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
 // containers runs tasks under docker. What is given to Docker's API stays on its disk, so a
 // container with secrets starts as a launcher, which takes the command and the environment from a
-// FIFO in the task's secrets directory and becomes the task's program (L1).
+// FIFO in the task's channel and becomes the task's program (L1).
 type containers struct {
-	inner       drivers.DriverPlugin
 	docker      func() (*client.Client, error)
 	launcher    func() (string, error) // its path on the host
 	exposeToken bool
+	pidsLimit   int64 // the operator's, for all containers; 0: none
 }
 
-func (d *Driver) newContainers(exposeToken bool) (*containers, error) {
+func (d *Driver) newContainers(exposeToken bool) *containers {
 	d.mu.Lock()
-	endpoint := d.opts.docker
+	endpoint, pidsLimit := d.opts.docker, d.opts.pidsLimit
 	d.mu.Unlock()
 	return &containers{
-		inner:       d.inner,
 		docker:      func() (*client.Client, error) { return endpoint.client() },
 		launcher:    launcherFile.Install,
 		exposeToken: exposeToken,
-	}, nil
+		pidsLimit:   pidsLimit,
+	}
 }
 
 // launcherFile is the launcher on the host's disk, one for all drivers of the process.
@@ -58,9 +56,9 @@ func (e dockerEndpoint) client() (*client.Client, error) {
 	return client.NewClientWithOpts(opts...)
 }
 
-// reap removes the container of an earlier start: the inner driver would adopt it, old environment
-// and all (DESIGN 9).
-func (c *containers) reap(ctx context.Context, cfg *drivers.TaskConfig, found func()) error {
+// removeLeftovers removes the container of an earlier start: the inner driver would adopt it, old environment
+// and all (docs/nomad.md).
+func (c *containers) removeLeftovers(ctx context.Context, cfg *drivers.TaskConfig, found func()) error {
 	docker, err := c.docker()
 	if err != nil {
 		return err
@@ -88,68 +86,8 @@ func (c *containers) reap(ctx context.Context, cfg *drivers.TaskConfig, found fu
 	return killAll(ctx, loggers)
 }
 
-func (c *containers) start(ctx context.Context, t *task, set *secrets.Set, publish func(owner) error) (_ process, err error) {
-	hold, err := launcher.New(t.cfg.TaskDir().SecretsDir)
-	if err != nil {
-		return process{}, err
-	}
-	defer hold.Remove()
-	cfg, command, err := c.heldConfig(t, hold)
-	if err != nil {
-		return process{}, err
-	}
-	handle, network, err := c.inner.StartTask(cfg)
-	if err != nil {
-		return process{}, err
-	}
-	crashpoint.Reached(crashpoint.InnerStarted, t.cfg.Name)
-	defer func() {
-		if err != nil {
-			t.discardProcess()
-		}
-	}()
-	started := process{network: network}
-	if started.handle, err = scrub(handle); err != nil {
-		return process{}, err
-	}
-
-	docker, err := c.docker()
-	if err != nil {
-		return process{}, err
-	}
-	defer docker.Close()
-	id, err := containerID(handle)
-	if err != nil {
-		return process{}, err
-	}
-	held, err := docker.ContainerInspect(ctx, id)
-	if err != nil {
-		return process{}, fmt.Errorf("inspect the task's container: %w", err)
-	}
-	argv, err := c.argv(ctx, docker, held.Image, command)
-	if err != nil {
-		return process{}, err
-	}
-	uid, gid, err := launcher.OwnerOf(held.State.Pid)
-	if err != nil { // it was there when the container was started
-		return process{}, c.releaseError(ctx, docker, id, launcher.ErrEnded)
-	}
-	started.image, started.owner = held.Image, owner{UID: uid, GID: gid}
-	if err := publish(started.owner); err != nil {
-		return process{}, err
-	}
-	crashpoint.Reached(crashpoint.FilesPublished, t.cfg.Name)
-	err = hold.Release(ctx, launcher.Alive(held.State.Pid), launcher.Owner{UID: uid, GID: gid},
-		launcher.Payload{Argv: argv, Env: t.environ(set)})
-	if err != nil {
-		return process{}, c.releaseError(ctx, docker, id, err)
-	}
-	crashpoint.Reached(crashpoint.Released, t.cfg.Name)
-	return started, nil
-}
-
-// heldConfig is the task's config with the launcher in the place of its command.
-func (c *containers) heldConfig(t *task, hold *launcher.Hold) (*drivers.TaskConfig, launcher.TaskCommand, error) {
+// waitingConfig is the task's config with the launcher in the place of its command.
+func (c *containers) waitingConfig(ctx context.Context, t *task, channel launcher.Channel, hold *launcher.Hold) (*drivers.TaskConfig, launcher.TaskCommand, error) {
 	command, err := taskCommand(t.options)
 	if err != nil {
 		return nil, command, err
@@ -160,14 +98,11 @@ func (c *containers) heldConfig(t *task, hold *launcher.Hold) (*drivers.TaskConf
 	}
 	// The wrapped driver's selinuxlabel is only for what it binds itself, and may not be set: a container
 	// without secrets needs none.
-	use := []string{hostPath, t.cfg.TaskDir().SecretsDir}
+	use := []string{hostPath, channel.Path(), t.cfg.TaskDir().SecretsDir}
 	inside := secretsDirInside(t.cfg)
-	options := map[string]any{}
-	for key, value := range t.options {
-		options[key] = value
-	}
+	options := processLimitsOf(t.options).forLauncher(t.options, c.pidsLimit)
 	shown := append(append([]string{}, command.Entrypoint...), command.Command)
-	options["entrypoint"] = append([]string{launcher.ContainerPath}, hold.Args(inside, append(shown, command.Args...)...)...)
+	options["entrypoint"] = append([]string{launcher.ContainerPath}, hold.Args(launcher.ContainerChannel, append(shown, command.Args...)...)...)
 	delete(options, "command")
 	delete(options, "args")
 	if image := t.currentProcess().image; image != "" { // a rotation never changes the image (C10)
@@ -178,8 +113,17 @@ func (c *containers) heldConfig(t *task, hold *launcher.Hold) (*drivers.TaskConf
 		return nil, command, err
 	}
 	delete(cfg.Env, vaultTokenEnv) // an exposed token takes the secrets' way, too
-	cfg.Mounts = append(cfg.Mounts, &drivers.MountConfig{HostPath: hostPath, TaskPath: launcher.ContainerPath, Readonly: true})
-	if !c.exposeToken && secretsFileExists(t.cfg, vaultTokenFile) {
+	cfg.Mounts = append(cfg.Mounts,
+		&drivers.MountConfig{HostPath: hostPath, TaskPath: launcher.ContainerPath, Readonly: true},
+		&drivers.MountConfig{HostPath: channel.Path(), TaskPath: launcher.ContainerChannel, Readonly: true})
+	covered := false
+	if !c.exposeToken {
+		// Docker follows what is there, and would cover that.
+		if covered, err = t.files.OnlyNomads(vaultTokenFile); err != nil {
+			return nil, command, err
+		}
+	}
+	if covered {
 		cover, err := coverFile(filepath.Dir(hostPath))
 		if err != nil {
 			return nil, command, err
@@ -187,6 +131,11 @@ func (c *containers) heldConfig(t *task, hold *launcher.Hold) (*drivers.TaskConf
 		cfg.Mounts = append(cfg.Mounts, &drivers.MountConfig{HostPath: cover, TaskPath: path.Join(inside, vaultTokenFile), Readonly: true})
 		use = append(use, cover)
 	}
+	live, err := t.liveMounts(ctx)
+	if err != nil {
+		return nil, command, err
+	}
+	cfg.Mounts = append(cfg.Mounts, live...)
 	for _, path := range use {
 		if err := launcher.LetIn(path); err != nil {
 			return nil, command, err
@@ -209,22 +158,47 @@ func (c *containers) argv(ctx context.Context, docker *client.Client, image stri
 	return launcher.Command(of, command)
 }
 
-// releaseError adds to a held container's failure what Docker knows of it.
+// releaseError adds to a waiting container's failure what Docker knows of it.
 func (c *containers) releaseError(ctx context.Context, docker *client.Client, id string, err error) error {
 	var failed *launcher.ExecError
 	if errors.As(err, &failed) {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
-	held, inspectErr := docker.ContainerInspect(ctx, id)
-	if inspectErr == nil && held.State != nil && !held.State.Running {
-		return fmt.Errorf("container %s ended (exit code %d) before its program ran: %w", id, held.State.ExitCode, err)
+	inspected, inspectErr := docker.ContainerInspect(ctx, id)
+	if inspectErr == nil && inspected.State != nil && !inspected.State.Running {
+		if inspected.HostConfig != nil && inspected.HostConfig.PidsLimit != nil {
+			err = errFewPids(err, *inspected.HostConfig.PidsLimit)
+		}
+		return fmt.Errorf("container %s ended (exit code %d) before its program ran: %w", id, inspected.State.ExitCode, err)
 	}
 	return fmt.Errorf("start the program in container %s: %w", id, err)
 }
 
-// launcherInside is where a container finds the launcher and its secrets.
-func (c *containers) launcherInside(cfg *drivers.TaskConfig) (program, secretsDir string, err error) {
-	return launcher.ContainerPath, secretsDirInside(cfg), nil
+// holdCommand makes a command wait in the channel that the container has, or where the launcher of an older plugin
+// looks for it.
+func (c *containers) holdCommand(t *task) (*launcher.Hold, []string, error) {
+	inside := launcher.ContainerChannel
+	var hold *launcher.Hold
+	if t.currentProcess().channel {
+		channel, err := t.d.channelOf(t.cfg)
+		if err != nil {
+			return nil, nil, err
+		}
+		if hold, err = launcher.New(channel.Path()); err != nil {
+			return nil, nil, err
+		}
+	} else {
+		// A container's root may have changed it since.
+		if err := t.files.Harden(); err != nil {
+			return nil, nil, err
+		}
+		var err error
+		if hold, err = launcher.NewInSecrets(t.cfg.TaskDir().SecretsDir); err != nil {
+			return nil, nil, err
+		}
+		inside = secretsDirInside(t.cfg)
+	}
+	return hold, append([]string{launcher.ContainerPath}, hold.Args(inside)...), nil
 }
 
 // containerID reads the docker driver's own handle.

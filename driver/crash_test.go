@@ -64,10 +64,10 @@ func crashWith(how, canary string) {
 	}
 	token := secrets.Token{Value: v, Accessor: "accessor"}
 	payload := launcher.Payload{Argv: []string{"app"}, Env: []string{"VALUE=" + canary}}
-	var held sync.WaitGroup
-	held.Add(1)
-	go holdsValues(&held, v, set, token, payload)
-	held.Wait()
+	var holder sync.WaitGroup
+	holder.Add(1)
+	go holdsValues(&holder, v, set, token, payload)
+	holder.Wait()
 
 	hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true}).
 		Error("about to crash", "value", v, "set", set, "token", token, "payload", payload, "error", fmt.Errorf("%v %+v %#v", v, set, token))
@@ -88,8 +88,8 @@ func crashWith(how, canary string) {
 }
 
 //go:noinline
-func holdsValues(held *sync.WaitGroup, v secrets.Value, set secrets.Set, token secrets.Token, payload launcher.Payload) {
-	held.Done()
+func holdsValues(holder *sync.WaitGroup, v secrets.Value, set secrets.Set, token secrets.Token, payload launcher.Payload) {
+	holder.Done()
 	<-make(chan struct{}) // for ever
 	runtime.KeepAlive([]any{v, set, token, payload})
 }

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -11,37 +12,50 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
 )
 
 // Driver is what both served drivers have in common: the inner driver, and around it the tasks
 // that have secrets. A task without secrets is the inner driver's alone: it is in no table here.
 type Driver struct {
 	name    string
-	wrapped wrapped
+	wrapped *wrapped
 	inner   drivers.DriverPlugin
 	ctx     context.Context // ends with the plugin
 	cancel  context.CancelFunc
+	closing context.Context // ends when Close begins
+	close   context.CancelFunc
 	log     hclog.Logger
 	events  *events
 	tasks   *tasks
+	live    *liveDirs
+
+	unwatched unwatched
+
+	swept      sync.Once // channels that were left have been removed
+	begun      sync.Once
+	background sync.WaitGroup // what was begun, joined by Close
 
 	mu     sync.Mutex // guards what follows
 	opts   options
 	keeper *lifecycle.Keeper // made at first use, for SetConfig must have no side effects
 }
 
-func newDriver(ctx context.Context, name string, w wrapped, log hclog.Logger) *Driver {
+func newDriver(ctx context.Context, name string, w *wrapped, log hclog.Logger) *Driver {
 	ctx, cancel := context.WithCancel(ctx)
+	closing, closeDown := context.WithCancel(ctx)
 	inner := w.open(ctx, log)
 	opts, err := parseOptions(name, nil)
 	if err != nil {
 		panic(err) // our own defaults
 	}
-	return &Driver{
-		name: name, wrapped: w, inner: inner, ctx: ctx, cancel: cancel, log: log.Named(name), opts: opts,
+	d := &Driver{
+		name: name, wrapped: w, inner: inner, ctx: ctx, cancel: cancel, closing: closing, close: closeDown, log: log.Named(name), opts: opts,
 		events: newEvents(ctx, log, inner), tasks: newTasks(),
 	}
+	d.live = newLiveDirs(d)
+	return d
 }
 
 // SetConfig checks our block and gives the inner driver its own. It has no other effect: the
@@ -52,8 +66,8 @@ func (d *Driver) SetConfig(c *base.Config) error {
 		return err
 	}
 	inner := *c
-	if d.wrapped.name == wrappedDocker.name && beside(d.name) {
-		if inner.PluginConfig, err = withoutReconciler(c.PluginConfig); err != nil {
+	if d.wrapped.besideConfig != nil && beside(d.name) {
+		if inner.PluginConfig, err = d.wrapped.besideConfig(c.PluginConfig); err != nil {
 			return fmt.Errorf("plugin %q: %w", d.name, err)
 		}
 	}
@@ -66,33 +80,59 @@ func (d *Driver) SetConfig(c *base.Config) error {
 	return nil
 }
 
-// keep is the keeper of all tasks' secrets, made when it is first needed.
+// keep is the keeper of all tasks' secrets, made when it is first needed. Each time it is asked for, the
+// state directory is made sure of: what the keeper writes must be in memory.
 func (d *Driver) keep() (*lifecycle.Keeper, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.keeper != nil {
-		return d.keeper, nil
-	}
-	vault, err := secrets.NewVault(d.opts.vault)
+	state, err := statedir.Open(d.opts.stateDir)
 	if err != nil {
 		return nil, err
 	}
+	if d.keeper != nil {
+		return d.keeper, nil
+	}
 	cfg := d.opts.lifecycle
-	cfg.Provider, cfg.Log = vault, d.log
-	d.keeper, err = lifecycle.New(cfg)
-	return d.keeper, err
+	cfg.Log = d.log
+	if cfg.Providers, err = openProviders(d.opts); err != nil {
+		return nil, err
+	}
+	if cfg.StateDir, err = d.openJournal(state); err != nil {
+		return nil, fmt.Errorf("%w: %w", statedir.ErrUnusable, err)
+	}
+	keeper, err := lifecycle.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", statedir.ErrUnusable, err)
+	}
+	d.keeper = keeper
+	return keeper, nil
+}
+
+// openJournal is the driver's own directory for journals. What an older version of this plugin left elsewhere in
+// the state directory is moved there first.
+func (d *Driver) openJournal(state *statedir.Dir) (string, error) {
+	unlock, err := state.Lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	dir := state.Journal(d.name)
+	return dir, journal.TakeOver(filepath.Join(d.opts.stateDir, d.name), dir, d.log)
 }
 
 // Close ends the watch over all tasks and joins it; a restart in place that is under way is brought
-// to its end first. The tasks run on: the next process of this plugin takes them up by the journal.
+// to its end first, unless it waits for the engine. The tasks run on: the next process of this plugin recovers them by the journal.
 func (d *Driver) Close() {
 	d.mu.Lock()
 	keeper := d.keeper
 	d.mu.Unlock()
+	d.close()
 	if keeper != nil {
 		keeper.Close()
 	}
 	d.cancel()
+	d.background.Wait()
+	d.live.close()
 	d.events.join()
 }
 
@@ -126,13 +166,17 @@ func (d *Driver) DestroyTask(taskID string, force bool) error {
 	if t := d.tasks.get(taskID); t != nil {
 		return t.destroy(force)
 	}
-	return d.inner.DestroyTask(taskID, force)
+	err := d.inner.DestroyTask(taskID, force)
+	if err == nil {
+		d.unwatched.end(taskID, d.log)
+	}
+	return err
 }
 
 // InspectTask says how the task does. The inner driver's answer would name only its current
 // process; once ended, the result is the task's.
 func (d *Driver) InspectTask(taskID string) (*drivers.TaskStatus, error) {
-	if err := d.settled(d.ctx, taskID); err != nil {
+	if err := d.awaitSwap(d.ctx, taskID); err != nil {
 		return nil, err
 	}
 	if t := d.tasks.get(taskID); t != nil {
@@ -151,7 +195,7 @@ func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Dur
 
 // SignalTask signals the task's process.
 func (d *Driver) SignalTask(taskID string, signal string) error {
-	if err := d.settled(d.ctx, taskID); err != nil {
+	if err := d.awaitSwap(d.ctx, taskID); err != nil {
 		return err
 	}
 	if t := d.tasks.get(taskID); t != nil {
@@ -168,11 +212,11 @@ func (d *Driver) ExecTask(taskID string, cmd []string, timeout time.Duration) (*
 	return d.inner.ExecTask(taskID, cmd, timeout)
 }
 
-// settled waits while a task is between two processes: the inner driver would answer "not found",
+// awaitSwap waits while a task is between two processes: the inner driver would answer "not found",
 // which Nomad takes for dead (C8). It is nil at once for a task without secrets.
-func (d *Driver) settled(ctx context.Context, taskID string) error {
+func (d *Driver) awaitSwap(ctx context.Context, taskID string) error {
 	if t := d.tasks.get(taskID); t != nil {
-		return t.swap.wait(ctx)
+		return t.state.await(ctx, taskPhase.settled)
 	}
 	return nil
 }

@@ -24,12 +24,11 @@ func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResul
 	ctx, cancel := context.WithTimeout(t.d.ctx, timeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	before, disturbed := t.swap.passages()
+	before, disturbed := t.state.begun()
 	for {
 		res, err := t.execWith(ctx, t.session.Set, cmd, time.Until(deadline))
-		now, _ := t.swap.passages()
-		disturbed = disturbed || now != before
 		failed := err != nil || res.ExitResult != nil && !res.ExitResult.Successful()
+		disturbed = disturbed || failed && t.restartedSince(ctx, before)
 		if !failed || !disturbed {
 			return res, err
 		}
@@ -41,11 +40,23 @@ func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResul
 	}
 }
 
+// restartedSince reports whether a restart in place has begun since there were n of them. The end of a process that may
+// finish, which has ended a command, too, is known a little later.
+func (t *task) restartedSince(ctx context.Context, n int) bool {
+	if t.state.now() == phaseFinishing {
+		ctx, cancel := context.WithTimeout(ctx, execAgain)
+		defer cancel()
+		_ = t.state.await(ctx, func(p taskPhase) bool { return p != phaseFinishing })
+	}
+	now, _ := t.state.begun()
+	return now != n
+}
+
 // execWith runs a command in the task. One that cannot be started is an error, as with raw_exec: what the
 // launcher says of it on stderr is not what Nomad shows of a check.
 func (t *task) execWith(ctx context.Context, set func() *secrets.Set, cmd []string, timeout time.Duration) (res *drivers.ExecTaskResult, err error) {
-	notStarted, err := t.launch(ctx, set, cmd, func(held []string) (err error) {
-		res, err = t.d.inner.ExecTask(t.innerID(), held, timeout)
+	notStarted, err := t.launch(ctx, set, cmd, func(argv []string) (err error) {
+		res, err = t.d.inner.ExecTask(t.innerID(), argv, timeout)
 		return err
 	})
 	if err == nil && notStarted != nil {
@@ -56,9 +67,9 @@ func (t *task) execWith(ctx context.Context, set func() *secrets.Set, cmd []stri
 
 // execStreaming is `nomad alloc exec` in a container.
 func (t *task) execStreaming(ctx context.Context, inner drivers.ExecTaskStreamingDriver, opts *drivers.ExecOptions) (res *drivers.ExitResult, err error) {
-	_, err = t.launch(ctx, t.session.Set, opts.Command, func(held []string) (err error) {
+	_, err = t.launch(ctx, t.session.Set, opts.Command, func(argv []string) (err error) {
 		o := *opts
-		o.Command = held
+		o.Command = argv
 		res, err = inner.ExecTaskStreaming(ctx, t.innerID(), &o)
 		return err
 	})
@@ -67,38 +78,39 @@ func (t *task) execStreaming(ctx context.Context, inner drivers.ExecTaskStreamin
 
 // execStreamingRaw is `nomad alloc exec` beside a raw_exec task's process.
 func (t *task) execStreamingRaw(ctx context.Context, inner drivers.ExecTaskStreamingRawDriver, cmd []string, tty bool, stream drivers.ExecTaskStream) error {
-	_, err := t.launch(ctx, t.session.Set, cmd, func(held []string) error {
-		return inner.ExecTaskStreamingRaw(ctx, t.innerID(), held, tty, stream)
+	_, err := t.launch(ctx, t.session.Set, cmd, func(argv []string) error {
+		return inner.ExecTaskStreamingRaw(ctx, t.innerID(), argv, tty, stream)
 	})
 	return err
 }
 
 // launch runs a command through the launcher in the running task: run starts the launcher there. A
 // command that cannot be started is the launcher's exit code and words, as run sees them, and notStarted.
-func (t *task) launch(ctx context.Context, set func() *secrets.Set, cmd []string, run func(held []string) error) (notStarted, err error) {
+func (t *task) launch(ctx context.Context, set func() *secrets.Set, cmd []string, run func(argv []string) error) (notStarted, err error) {
 	if len(cmd) == 0 {
 		return nil, errors.New("there is no command to run")
 	}
-	if err := t.swap.wait(ctx); err != nil {
+	if err := t.state.await(ctx, taskPhase.settled); err != nil {
 		return nil, err
 	}
-	program, secretsDir, err := t.runner.launcherInside(t.cfg)
-	if err != nil {
+	if err := t.waiting.take(ctx); err != nil {
 		return nil, err
 	}
-	hold, err := launcher.New(t.cfg.TaskDir().SecretsDir)
+	hold, argv, err := t.runner.holdCommand(t)
 	if err != nil {
+		t.waiting.give()
 		return nil, err
 	}
 	defer hold.Remove()
 	ctx, cancel := context.WithCancel(ctx)
 	who := t.currentProcess().owner
-	payload := launcher.Payload{Argv: cmd, Env: t.environ(set())}
+	payload := launcher.Payload{Argv: cmd, Env: t.environ(set()), Processes: processLimitsOf(t.options).user}
 	released := make(chan error, 1)
 	go func() {
-		released <- hold.Release(ctx, nil, launcher.Owner{UID: who.UID, GID: who.GID}, payload)
+		defer t.waiting.give()
+		released <- hold.Release(ctx, nil, who, payload)
 	}()
-	err = run(append([]string{program}, hold.Args(secretsDir)...))
+	err = run(argv)
 	cancel()
 	rerr := <-released
 	if _, ok := errors.AsType[*launcher.ExecError](rerr); ok {
@@ -106,6 +118,9 @@ func (t *task) launch(ctx context.Context, set func() *secrets.Set, cmd []string
 	}
 	if rerr != nil {
 		t.d.log.Debug("a command in the task did not start", "task_id", t.cfg.ID, "error", rerr)
+		if limit := processLimitsOf(t.options).container; limit > 0 && limit < launcherPids {
+			notStarted = errFewPids(errors.New("the command did not start"), limit)
+		}
 	}
-	return nil, err
+	return notStarted, err
 }

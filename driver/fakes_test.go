@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -12,7 +14,9 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
 // fakeInner is a wrapped driver whose processes are rows of a table, so that a test can choose the
@@ -22,9 +26,11 @@ type fakeInner struct {
 
 	mu      sync.Mutex
 	running map[string]*fakeProcess
+	engine  *fakeEngine   // that of its runner
 	stopped chan struct{} // a token for each StopTask that has begun
 	hold    chan struct{} // StopTask waits for it, if not nil
-	late    chan struct{} // an exit is told only then, if not nil
+	late    chan struct{} // an exit is reported only then, if not nil
+	signals chan string   // each signal that was sent; full: no more
 }
 
 type fakeProcess struct {
@@ -34,7 +40,7 @@ type fakeProcess struct {
 }
 
 func newFakeInner() *fakeInner {
-	return &fakeInner{running: map[string]*fakeProcess{}, stopped: make(chan struct{}, 100)}
+	return &fakeInner{running: map[string]*fakeProcess{}, stopped: make(chan struct{}, 100), signals: make(chan string, 100)}
 }
 
 func (f *fakeInner) launch(id string) {
@@ -64,8 +70,23 @@ func (f *fakeInner) lose(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := f.running[id]
+	if p.res != nil {
+		return
+	}
 	p.res = &drivers.ExitResult{Err: errors.New("EOF")}
 	close(p.exit)
+}
+
+// lost reports whether it has lost a process.
+func (f *fakeInner) lost() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.running {
+		if p.res != nil && p.res.Err != nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *fakeInner) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitResult, error) {
@@ -96,7 +117,12 @@ func (f *fakeInner) StopTask(id string, _ time.Duration, _ string) error {
 	if f.hold != nil {
 		<-f.hold
 	}
+	if err := f.engine.at("stop"); err != nil {
+		f.lose(id)
+		return err
+	}
 	f.end(id, 143)
+	f.engine.ended()
 	return nil
 }
 
@@ -105,8 +131,12 @@ func (f *fakeInner) DestroyTask(id string, force bool) error {
 	if p == nil {
 		return drivers.ErrTaskNotFound
 	}
+	if err := f.engine.at("destroy"); err != nil {
+		return err
+	}
 	if force {
 		f.end(id, 137)
+		f.engine.ended()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,17 +144,32 @@ func (f *fakeInner) DestroyTask(id string, force bool) error {
 	return nil
 }
 
+// forget is a new process of the plugin, which knows no task.
+func (f *fakeInner) forget(id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.running[id] == nil {
+		return drivers.ErrTaskNotFound
+	}
+	delete(f.running, id)
+	return nil
+}
+
 func (f *fakeInner) RecoverTask(h *drivers.TaskHandle) error {
+	if f.engine != nil {
+		return f.engine.recovered(f, h.Config.ID)
+	}
 	if f.get(h.Config.ID) == nil {
 		return drivers.ErrTaskNotFound
 	}
 	return nil
 }
 
-func (f *fakeInner) SignalTask(id string, _ string) error {
+func (f *fakeInner) SignalTask(id string, signal string) error {
 	if f.get(id) == nil {
 		return drivers.ErrTaskNotFound
 	}
+	f.signals <- signal
 	return nil
 }
 
@@ -135,7 +180,14 @@ func (f *fakeInner) InspectTask(id string) (*drivers.TaskStatus, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &drivers.TaskStatus{ID: id, State: drivers.TaskStateRunning, CompletedAt: p.end}, nil
+	if err := f.engine.at("inspect"); err != nil {
+		return nil, err
+	}
+	status := &drivers.TaskStatus{ID: id, State: drivers.TaskStateRunning, CompletedAt: p.end}
+	if p.res != nil {
+		status.State = drivers.TaskStateExited
+	}
+	return status, nil
 }
 
 // TaskStats gives one figure a process, then ends with it.
@@ -169,15 +221,22 @@ func (f *fakeInner) ConfigSchema() (*hclspec.Spec, error) { return hclspec.NewOb
 type fakeRunner struct {
 	inner   *fakeInner
 	fail    error
+	left    error         // an earlier start's process cannot be removed
 	arrived chan struct{} // a token for each start that has begun
 	hold    chan struct{} // start waits for it or its context, if not nil
 	network *drivers.DriverNetwork
 	starts  int
-	away    chan struct{} // whether a process outlived a lost wait is told only then, if not nil
+	silent  chan struct{} // whether a process is still running is told only then, if not nil
 	over    bool          // it did not
+	engine  *fakeEngine   // nil: one that is never away
 }
 
-func (r *fakeRunner) reap(context.Context, *drivers.TaskConfig, func()) error { return nil }
+func (r *fakeRunner) removeLeftovers(context.Context, *drivers.TaskConfig, func()) error {
+	if r.left == nil {
+		return r.engine.answer()
+	}
+	return r.left
+}
 
 func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish func(owner) error) (process, error) {
 	r.starts++
@@ -194,40 +253,69 @@ func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish
 	if r.fail != nil {
 		return process{}, r.fail
 	}
+	if err := r.engine.at("start"); err != nil {
+		return process{}, err
+	}
 	if err := publish(owner{}); err != nil {
 		return process{}, err
 	}
+	r.engine.launched()
 	r.inner.launch(t.cfg.ID)
 	return process{handle: fakeHandle(), network: r.network}, nil
 }
 
-// outlived is true of a process that was lost sight of. The wrapped driver can take it up by then.
-func (r *fakeRunner) outlived(_ context.Context, _ process, res *drivers.ExitResult) bool {
-	if r.away != nil {
-		<-r.away
+// seek finds a process that the wrapped driver has lost. It can be reattached to by then.
+func (r *fakeRunner) seek(ctx context.Context, _ process) finding {
+	if r.engine != nil {
+		return r.engine.seek(ctx, r.inner)
 	}
-	if res.Err == nil || r.over {
-		return false
+	if r.silent != nil {
+		<-r.silent
+	}
+	if r.over || !r.inner.lost() {
+		return foundGone
 	}
 	r.inner.launch(fakeTaskID + "/1")
-	return true
+	return foundRunning
 }
 
-func (r *fakeRunner) launcherInside(*drivers.TaskConfig) (program, secretsDir string, err error) {
-	return "", "", errors.New("not in this test")
+func (r *fakeRunner) remove(_ context.Context, _ process, _ time.Duration, _ string) error {
+	if r.engine == nil {
+		return nil
+	}
+	return r.engine.remove()
+}
+
+func (r *fakeRunner) away(_ context.Context, err error) bool { return errors.Is(err, errAway) }
+
+func (r *fakeRunner) holdCommand(*task) (*launcher.Hold, []string, error) {
+	return nil, nil, errors.New("not in this test")
 }
 
 // fakeSession counts its end.
 type fakeSession struct {
-	mu    sync.Mutex
-	ends  int
-	owed  bool
-	notes json.RawMessage
+	mu      sync.Mutex
+	ends    int
+	pending bool
+	notes   json.RawMessage
+	full    error         // the journal cannot be written
+	spec    *secrets.Spec // nil: the usual one
 }
 
 func (s *fakeSession) Set() *secrets.Set   { return &secrets.Set{} }
-func (s *fakeSession) Spec() *secrets.Spec { return &secrets.Spec{StopTimeout: time.Second} }
 func (s *fakeSession) Watch()              {}
+func (s *fakeSession) Reading(string) bool { return false }
+func (s *fakeSession) Live(string) (secrets.Fields, time.Time) {
+	return secrets.Fields{}, time.Time{}
+}
+
+func (s *fakeSession) Spec() *secrets.Spec {
+	if s.spec != nil {
+		return s.spec
+	}
+	return &secrets.Spec{StopTimeout: time.Second}
+}
+
 func (s *fakeSession) Driver() json.RawMessage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -237,20 +325,22 @@ func (s *fakeSession) Driver() json.RawMessage {
 func (s *fakeSession) SetDriver(n json.RawMessage) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.notes = n
-	return nil
+	if s.full == nil {
+		s.notes = n
+	}
+	return s.full
 }
 
-func (s *fakeSession) Owe() {
+func (s *fakeSession) EnqueueRevocations() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.owed = true
+	s.pending = true
 }
 
 func (s *fakeSession) isOwed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.owed
+	return s.pending
 }
 
 func (s *fakeSession) End() {
@@ -278,15 +368,22 @@ const fakeTaskID = "alloc/web/1"
 // fakeTask is a task under a fake driver, with its first process running.
 func fakeTask(t *testing.T, r *fakeRunner) *task {
 	ctx, cancel := context.WithCancel(context.Background())
-	d := &Driver{name: "docker", wrapped: wrappedDocker, inner: r.inner, ctx: ctx, cancel: cancel, log: testLog(t), tasks: newTasks()}
-	d.events = newEvents(ctx, d.log, r.inner)
-	files, err := secrets.OpenPublisher(t.TempDir())
+	d := &Driver{name: "docker", wrapped: &wrappedDocker, inner: r.inner, ctx: ctx, cancel: cancel, log: testLog(t), tasks: newTasks()}
+	d.closing, d.close = context.WithCancel(ctx)
+	d.events, d.live = newEvents(ctx, d.log, r.inner), newLiveDirs(d)
+	cfg := &drivers.TaskConfig{ID: fakeTaskID, Name: "web", AllocID: "alloc", AllocDir: t.TempDir()}
+	for _, dir := range []string{filepath.Join(cfg.TaskDir().Dir, "private"), cfg.TaskDir().SecretsDir} {
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := taskdir.OpenPublisher(cfg.TaskDir().SecretsDir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tk := &task{
-		d: d, cfg: &drivers.TaskConfig{ID: fakeTaskID, Name: "web", AllocID: "alloc"}, runner: r, files: files,
-		session: &fakeSession{}, ended: make(chan struct{}), idle: make(chan struct{}),
+		d: d, cfg: cfg, runner: r, files: files,
+		session: &fakeSession{},
 	}
 	tk.logs = newLogPipes(tk.cfg)
 	tk.setProcess(process{handle: fakeHandle(), network: r.network})
@@ -295,7 +392,10 @@ func fakeTask(t *testing.T, r *fakeRunner) *task {
 	tk.watch()
 	t.Cleanup(func() {
 		cancel()
+		d.background.Wait()
 		d.events.join()
 	})
 	return tk
 }
+
+func (r *fakeRunner) envRoom(*task) int { return 1 << 20 }

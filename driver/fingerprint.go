@@ -2,22 +2,30 @@ package driver
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"strings"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/guard"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/nomadversion"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
-// Fingerprint is the inner driver's with the node attribute driver.<name>.secrets. Nothing about
+// Fingerprint is the inner driver's with the node attribute driver.<name>.secrets, if there is a server to get them from:
+// jobs that need them constrain on it, and stay away from a node that has none. Nothing about
 // secrets changes a driver's health: health is one bit for scheduling, and jobs without secrets
-// must go on (DESIGN 4). It is also the first call that only a plugin in earnest gets, so the
-// revocations still owed are taken up here.
+// must go on. It is also the first call that only a plugin in earnest gets, so the
+// pending revocations are resumed here.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
 	if _, err := d.keep(); err != nil {
 		d.log.Error("secrets are not available; tasks that ask for them will not start", "error", err)
 	}
-	if d.wrapped.name == wrappedDocker.name && beside(d.name) {
-		d.log.Warn("the built-in docker driver removes containers that it does not know, ours too: set gc { dangling_containers { enabled = false } } in its plugin block")
+	d.begun.Do(d.beginInEarnest)
+	if d.wrapped.besideWarning != "" && beside(d.name) {
+		d.log.Warn(d.wrapped.besideWarning)
 	}
 	in, err := d.inner.Fingerprint(ctx)
 	if err != nil {
@@ -39,7 +47,50 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 	return out, nil
 }
 
-// mark adds the plugin's version to a fingerprint, and beside the built-in gives its attributes our
+// beginInEarnest is what a plugin does once, when it knows that Nomad means to use it.
+func (d *Driver) beginInEarnest() {
+	if err := guard.Sweep(d.guardOptions().pins); err != nil {
+		d.log.Warn("bind mounts of an earlier plugin process could not be removed", "error", err)
+	}
+	d.background.Go(d.live.sweep)
+	d.warnWithoutAddress()
+	agent := os.Getppid() // later it may be another's
+	d.background.Go(func() { d.compareVersions(nomadversion.Wrapped(), agent) })
+}
+
+// compareVersions says once which Nomad the wrapped driver is from, and warns where the agent is of a newer:
+// of what it does better, only what the README lists is made up for.
+func (d *Driver) compareVersions(from string, agent int) {
+	than := nomadversion.OfAgent(d.ctx, agent)
+	d.log.Info("versions of the plugin and of Nomad", "plugin", Version, "commit", Commit, "wrapped_driver", from, "agent", than) // empty is not known
+	if nomadversion.Newer(than, from) {
+		d.log.Warn("the agent is newer than the wrapped driver: what Nomad has changed in its driver since is not in this plugin, but for the security fixes that its README lists",
+			"agent", than, "wrapped_driver", from)
+	}
+}
+
+// warnWithoutAddress says what to set where there is no address of a secrets server. That is no error: jobs without secrets
+// run here all the same.
+func (d *Driver) warnWithoutAddress() {
+	if addr, err := d.address(); err == nil && addr == "" { // of an address that is none, Fingerprint has told
+		d.log.Warn(fmt.Sprintf("no address of a secrets server: tasks with secrets cannot start on this node, and its attribute driver.%[1]s.secrets is left out; "+
+			"set `address` in the agent's configuration, plugin %[1]q { config { secrets { address = \"https://…:8200\" } } }, or VAULT_ADDR in the agent's environment, and restart the agent", d.name))
+	}
+}
+
+// address is the secrets server's; empty: none is configured.
+func (d *Driver) address() (string, error) {
+	d.mu.Lock()
+	opts := d.opts.vault
+	d.mu.Unlock()
+	client, err := vault.New(opts)
+	if err != nil {
+		return "", err
+	}
+	return client.Address(), nil
+}
+
+// mark adds the plugin's version to a fingerprint, if it has a secrets server, and beside the built-in gives its attributes our
 // name, so that the two do not overwrite each other's.
 func (d *Driver) mark(fp *drivers.Fingerprint) *drivers.Fingerprint {
 	if len(fp.Attributes) == 0 {
@@ -54,6 +105,11 @@ func (d *Driver) mark(fp *drivers.Fingerprint) *drivers.Fingerprint {
 		}
 		marked.Attributes[key] = value
 	}
-	marked.Attributes["driver."+d.name+".secrets"] = structs.NewStringAttribute(Version)
+	if addr, err := d.address(); err == nil && addr != "" {
+		marked.Attributes["driver."+d.name+".secrets"] = structs.NewStringAttribute(Version)
+	}
+	if from := nomadversion.Wrapped(); from != "" {
+		marked.Attributes["driver."+d.name+".secrets.wrapped_nomad"] = structs.NewStringAttribute(from)
+	}
 	return &marked
 }

@@ -2,52 +2,121 @@ package driver
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/guard"
 )
 
 // logPipes holds a task's log FIFOs open for writing. Nomad's log collector reads each until its
 // last writer is gone, then never again: without us it would stop at the first restart in place
-// (DESIGN 9). Nothing is ever written here.
+// (docs/nomad.md). Nothing is ever written here.
+//
+// The FIFOs are in a directory that the task can write to. Each is opened once, and checked, and from then on
+// everybody who needs it gets what was opened: we by the descriptor, and the wrapped driver's helpers by a
+// path that only root can change.
 type logPipes struct {
-	paths []string
+	allocDir string
+	paths    []string
 
-	mu   sync.Mutex
-	held map[string]*os.File
+	mu      sync.Mutex
+	fifos   map[string]*os.File // O_PATH
+	writers map[string]*os.File
+	lent    map[string]string // the paths for the wrapped driver
+	pins    *guard.Pins       // of what is lent; kept, for what a task has removed cannot be pinned again
+	letGo   func(*guard.Pins) // takes them over at the end
+	ended   bool              // released: nothing is lent any more
 }
 
 func newLogPipes(cfg *drivers.TaskConfig) *logPipes {
-	return &logPipes{paths: []string{cfg.StdoutPath, cfg.StderrPath}, held: map[string]*os.File{}}
+	p := &logPipes{allocDir: cfg.AllocDir, fifos: map[string]*os.File{}, writers: map[string]*os.File{}, lent: map[string]string{}}
+	for _, path := range []string{cfg.StdoutPath, cfg.StderrPath} {
+		if path != "" && path != os.DevNull { // logging is off
+			p.paths = append(p.paths, path)
+		}
+	}
+	return p
 }
 
-// hold opens what is not held yet. A path that is no FIFO (logging off) is left alone. The error is
+// fifo opens a FIFO, once.
+func (p *logPipes) fifo(path string) (*os.File, error) {
+	if f := p.fifos[path]; f != nil {
+		return f, nil
+	}
+	f, err := guard.OpenFIFO(p.allocDir, path)
+	if err != nil {
+		return nil, err
+	}
+	p.fifos[path] = f
+	return f, nil
+}
+
+// hold opens what is not held yet. A path where nothing is is left alone. The error is
 // ENXIO where a FIFO has no reader: its logs are lost until Nomad restarts the task.
 func (p *logPipes) hold() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var errs []error
 	for _, path := range p.paths {
-		if p.held[path] != nil || !isFIFO(path) {
+		if p.writers[path] != nil {
 			continue
 		}
-		f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		fifo, err := p.fifo(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		p.held[path] = f
+		f, err := guard.OpenWriter(fifo)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.writers[path] = f
 	}
 	return errors.Join(errs...)
+}
+
+// lend gives a config for the wrapped driver paths of the FIFOs that only root can change. They hold until the
+// pipes are released, and then until letGo releases the pins.
+func (p *logPipes) lend(cfg *drivers.TaskConfig, root string, letGo func(*guard.Pins)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return errors.New("the task's logs have ended")
+	}
+	p.letGo = letGo
+	for _, path := range p.paths {
+		if p.lent[path] != "" {
+			continue
+		}
+		fifo, err := p.fifo(path)
+		if err != nil {
+			return err
+		}
+		if p.pins == nil {
+			if p.pins, err = guard.NewPins(root); err != nil {
+				return fmt.Errorf("prepare the task's logs: %w", err)
+			}
+		}
+		if p.lent[path], err = p.pins.Add(fifo); err != nil {
+			return err
+		}
+	}
+	for _, path := range []*string{&cfg.StdoutPath, &cfg.StderrPath} {
+		if lent := p.lent[*path]; lent != "" {
+			*path = lent
+		}
+	}
+	return nil
 }
 
 // collected reports whether somebody still reads the pipes, as far as can be told. To open a pipe
@@ -57,11 +126,12 @@ func (p *logPipes) collected() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, path := range p.paths {
-		if !isFIFO(path) {
+		fifo, err := p.fifo(path)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		f := p.held[path]
-		if f == nil || !writtenByOthers(path) {
+		f := p.writers[path]
+		if err != nil || f == nil || !writtenByOthers(fifo) {
 			return false
 		}
 		for try := 0; unread(f) > 0; try++ {
@@ -86,62 +156,21 @@ func unread(f *os.File) int {
 	return n
 }
 
-// writtenByOthers reports whether another process has a pipe open for writing.
-func writtenByOthers(path string) bool {
-	return slices.ContainsFunc(writers(path), func(pid int) bool { return pid != os.Getpid() })
-}
-
-// writers are the processes that have a file open for writing.
-func writers(path string) (pids []int) {
-	file, err := os.Stat(path)
-	if err != nil {
-		return nil
-	}
-	fds, err := filepath.Glob("/proc/[0-9]*/fd/*")
-	if err != nil {
-		return nil
-	}
-	for _, fd := range fds {
-		link, err := os.Readlink(fd)
-		if err != nil || filepath.Base(link) != filepath.Base(path) { // spares most of them the stat
-			continue
-		}
-		if open, err := os.Stat(fd); err != nil || !os.SameFile(open, file) {
-			continue
-		}
-		info, err := os.ReadFile(strings.Replace(fd, "/fd/", "/fdinfo/", 1))
-		if err != nil || !forWriting(string(info)) {
-			continue
-		}
-		if pid, err := strconv.Atoi(strings.Split(fd, "/")[2]); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// forWriting reads a file's fdinfo, whose flags are octal (proc(5)).
-func forWriting(fdinfo string) bool {
-	for line := range strings.Lines(fdinfo) {
-		if text, ok := strings.CutPrefix(line, "flags:"); ok {
-			flags, err := strconv.ParseUint(strings.TrimSpace(text), 8, 64)
-			return err == nil && flags&syscall.O_ACCMODE != syscall.O_RDONLY
-		}
-	}
-	return false
-}
-
 // release lets the log collector see the end of the task's logs.
 func (p *logPipes) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for path, f := range p.held {
-		_ = f.Close() // nothing was written
-		delete(p.held, path)
+	p.ended = true
+	for _, files := range []map[string]*os.File{p.writers, p.fifos} {
+		for path, f := range files {
+			_ = f.Close() // nothing was written
+			delete(files, path)
+		}
 	}
-}
-
-func isFIFO(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode()&fs.ModeNamedPipe != 0
+	if p.pins == nil {
+		return
+	}
+	p.letGo(p.pins)
+	p.pins = nil
+	clear(p.lent)
 }

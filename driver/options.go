@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
 // pluginConfig is the part of a plugin's config that this project reads: its own block, and what
@@ -17,11 +17,14 @@ import (
 type pluginConfig struct {
 	Secrets  *secretsConfig `codec:"secrets"` // nil: the block is left out
 	Endpoint string         `codec:"endpoint"`
-	TLS      struct {
+	// PidsLimit is of all containers.
+	PidsLimit int64 `codec:"pids_limit"`
+	TLS       struct {
 		Cert string `codec:"cert"`
 		Key  string `codec:"key"`
 		CA   string `codec:"ca"`
 	} `codec:"tls"`
+	guardConfig
 }
 
 type secretsConfig struct {
@@ -66,9 +69,12 @@ func defaultSecretsConfig() secretsConfig {
 
 // options is a plugin's config, checked.
 type options struct {
-	vault     secrets.VaultConfig
-	lifecycle lifecycle.Config // all but the provider and the log
+	vault     vault.Config
+	lifecycle lifecycle.Config // all but the providers, the journal's directory and the log
+	stateDir  string
 	docker    dockerEndpoint
+	pidsLimit int64
+	guard     guardOptions
 	// fromPolicies is for jobs that say nothing of it.
 	fromPolicies string
 }
@@ -76,7 +82,7 @@ type options struct {
 type dockerEndpoint struct{ host, cert, key, ca string }
 
 // parseOptions checks a plugin's config. An error names the key. Certificates and token files are
-// not looked at: one that is missing is no reason to stop an agent (DESIGN 4).
+// not looked at: one that is missing is no reason to stop an agent.
 func parseOptions(name string, raw []byte) (options, error) {
 	var cfg pluginConfig
 	if len(raw) > 0 {
@@ -95,15 +101,15 @@ func parseOptions(name string, raw []byte) (options, error) {
 		return options{}, fmt.Errorf("plugin %q: %w", name, err)
 	}
 	return options{
-		vault: secrets.VaultConfig{
+		vault: vault.Config{
 			Address: s.Address, Namespace: s.Namespace,
 			CACert: s.CACert, CAPath: s.CAPath, ClientCert: s.ClientCert, ClientKey: s.ClientKey,
 			TLSServerName: s.TLSServerName, TLSSkipVerify: s.TLSSkipVerify,
 			// What the server says of its mounts is not believed for longer than what it says of leases.
 			MountMaxAge: mustDuration(s.LeaseCheckInterval),
 		},
+		stateDir: filepath.Clean(s.StateDir),
 		lifecycle: lifecycle.Config{
-			StateDir: filepath.Join(s.StateDir, name),
 			JWTMount: s.JWT.Path, JWTRole: s.JWT.Role, JWTFile: s.JWT.File,
 			TokenFile: s.TokenFile, TokenFilePaths: s.TokenFilePaths,
 			Namespace:          s.Namespace,
@@ -113,7 +119,10 @@ func parseOptions(name string, raw []byte) (options, error) {
 			RequestRate:        s.RequestRate,
 		},
 		fromPolicies: s.FromPolicies,
+		pidsLimit:    cfg.PidsLimit,
 		docker:       dockerEndpoint{host: cfg.Endpoint, cert: cfg.TLS.Cert, key: cfg.TLS.Key, ca: cfg.TLS.CA},
+		// Beside state_dir: whoever looks through that finds no task's files, and no FIFO to wait at.
+		guard: cfg.options(filepath.Clean(s.StateDir) + "-binds"),
 	}, nil
 }
 
@@ -123,7 +132,7 @@ func (s secretsConfig) check() error {
 		errs = append(errs, fmt.Errorf("secrets.%s: %s", key, fmt.Sprintf(format, args...)))
 	}
 	if s.Address != "" {
-		if _, err := secrets.NewVault(secrets.VaultConfig{Address: s.Address}); err != nil {
+		if _, err := vault.New(vault.Config{Address: s.Address}); err != nil {
 			errs = append(errs, fmt.Errorf("secrets.%w", err)) // it begins with the key
 		}
 	}
@@ -175,27 +184,4 @@ func mustDuration(s string) time.Duration {
 		panic(err)
 	}
 	return d
-}
-
-// withoutReconciler is the inner docker driver's config with its container reconciler off. Each
-// docker driver instance removes running Nomad containers that it does not track, so beside the
-// built-in, ours would remove the built-in's (DESIGN 9).
-func withoutReconciler(raw []byte) ([]byte, error) {
-	cfg := map[string]any{}
-	if len(raw) > 0 {
-		if err := base.MsgPackDecode(raw, &cfg); err != nil {
-			return nil, err
-		}
-	}
-	gc, _ := cfg["gc"].(map[string]any)
-	if gc == nil {
-		gc = map[string]any{"image": true, "image_delay": "3m", "container": true}
-		cfg["gc"] = gc
-	}
-	gc["dangling_containers"] = map[string]any{"enabled": false, "period": "5m", "creation_grace": "5m"}
-	var out []byte
-	if err := base.MsgPackEncode(&out, cfg); err != nil {
-		return nil, err
-	}
-	return out, nil
 }

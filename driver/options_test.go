@@ -47,7 +47,7 @@ func TestOptions(t *testing.T) {
 		must.Eq(t, "jwt-nomad", o.lifecycle.JWTMount)
 		must.Eq(t, "nomad-workloads", o.lifecycle.JWTRole)
 		must.Eq(t, "private/vault.jwt", o.lifecycle.JWTFile)
-		must.Eq(t, "/run/nomad-driver-secrets/raw_exec", o.lifecycle.StateDir)
+		must.Eq(t, "/run/nomad-driver-secrets", o.stateDir)
 		must.Eq(t, 10*time.Second, o.lifecycle.PollInterval)
 		must.Eq(t, time.Minute, o.lifecycle.LeaseCheckInterval)
 		must.Eq(t, 2*time.Minute, o.lifecycle.StartTimeout)
@@ -62,7 +62,7 @@ func TestOptions(t *testing.T) {
 			ca_cert          = "/not/there.pem"
 			token_file       = "/not/there/either"
 			token_file_paths = ["secret/*"]
-			state_dir        = "/run/elsewhere"
+			state_dir        = "/run/elsewhere/"
 			poll_interval    = "1m"
 			request_rate     = 0.5
 			jwt {
@@ -70,12 +70,12 @@ func TestOptions(t *testing.T) {
 			}
 		}
 	}`)
-	must.NoError(t, err) // files that are missing are no reason to stop an agent (DESIGN 4)
+	must.NoError(t, err) // files that are missing are no reason to stop an agent
 	must.Eq(t, "https://vault.example.com:8200", o.vault.Address)
 	must.Eq(t, "/not/there.pem", o.vault.CACert)
 	must.Eq(t, "team", o.lifecycle.Namespace)
 	must.Eq(t, []string{"secret/*"}, o.lifecycle.TokenFilePaths)
-	must.Eq(t, "/run/elsewhere/docker-secrets", o.lifecycle.StateDir)
+	must.Eq(t, "/run/elsewhere", o.stateDir)
 	must.Eq(t, time.Minute, o.lifecycle.PollInterval)
 	must.Eq(t, 0.5, o.lifecycle.RequestRate)
 	must.Eq(t, "other", o.lifecycle.JWTRole)
@@ -83,7 +83,7 @@ func TestOptions(t *testing.T) {
 	must.Eq(t, "unix:///run/other.sock", o.docker.host)
 }
 
-// DESIGN 4: what is wrong is refused, by its key.
+// What is wrong is refused, by its key.
 func TestWrongOptions(t *testing.T) {
 	for _, c := range []struct{ secrets, says string }{
 		{`adress = "http://127.0.0.1:8200"`, `No argument or block type is named "adress"`},

@@ -6,17 +6,14 @@ import (
 	"os/user"
 	"strconv"
 
-	"github.com/hashicorp/nomad/plugins/drivers"
-
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
 // processes runs tasks under raw_exec. Their environment reaches the process through the executor
 // alone, so that only what is run in the task later needs the launcher.
-type processes struct {
-	inner drivers.DriverPlugin
-}
+type processes struct{}
 
 func (p *processes) start(_ context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error) {
 	who, err := lookupOwner(t.cfg.User)
@@ -31,23 +28,37 @@ func (p *processes) start(_ context.Context, t *task, set *secrets.Set, publish 
 	if err != nil {
 		return process{}, err
 	}
-	handle, network, err := p.inner.StartTask(cfg)
+	handle, network, err := t.d.startInner(cfg, t.logs)
 	if err != nil {
 		return process{}, err
 	}
 	crashpoint.Reached(crashpoint.InnerStarted, t.cfg.Name)
 	clean, err := scrub(handle)
 	if err != nil {
-		t.discardProcess()
+		_ = t.discardProcess() // it has said what it could not do
 		return process{}, err
 	}
 	return process{handle: clean, network: network, owner: who}, nil
 }
 
-// launcherInside is where a process on the host finds the launcher and its secrets.
-func (p *processes) launcherInside(cfg *drivers.TaskConfig) (program, secretsDir string, err error) {
-	program, err = launcherFile.Install()
-	return program, cfg.TaskDir().SecretsDir, err
+// holdCommand makes a command wait in the task's channel, which a process on the host has by the host's path.
+func (p *processes) holdCommand(t *task) (*launcher.Hold, []string, error) {
+	program, err := launcherFile.Install()
+	if err != nil {
+		return nil, nil, err
+	}
+	channel, err := t.d.channelOf(t.cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := channel.Ensure(); err != nil {
+		return nil, nil, err
+	}
+	hold, err := launcher.New(channel.Path())
+	if err != nil {
+		return nil, nil, err
+	}
+	return hold, append([]string{program}, hold.Args(channel.Path())...), nil
 }
 
 // lookupOwner is the user that raw_exec runs a task's process as: its own where the job names none.

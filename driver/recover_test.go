@@ -1,9 +1,6 @@
 package driver
 
 import (
-	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -12,23 +9,21 @@ import (
 )
 
 // E2: a restart in place that a crash cut short is brought to its end, and Nomad sees nothing of it (C8).
-func TestResumedSwap(t *testing.T) {
+func TestResumedRestart(t *testing.T) {
 	resumed := func(t *testing.T, change func(*fakeRunner, *task)) (*fakeRunner, *task, error) {
 		r := &fakeRunner{inner: newFakeInner()}
 		tk := fakeTask(t, r)
 		change(r, tk)
 		handle := drivers.NewTaskHandle(1)
 		handle.Config = tk.cfg
-		return r, tk, tk.resumeSwap(handle)
+		return r, tk, tk.resumeRestart(handle)
 	}
 	oldRuns := func(*fakeRunner, *task) {}
 	oldEnded := func(r *fakeRunner, tk *task) {
-		earlier := newReplacement() // whose the exit is
-		tk.mu.Lock()
-		tk.current = earlier
-		tk.mu.Unlock()
+		tk.state.on(restartBegun) // by the earlier process of the plugin, whose the exit is
 		r.inner.end(tk.cfg.ID, 0)
-		await(t, earlier.exit)
+		await(t, tk.state.exitsOfRestart())
+		tk.state.on(restartDone)
 	}
 	newRuns := func(r *fakeRunner, tk *task) {
 		oldEnded(r, tk)
@@ -83,13 +78,11 @@ func TestResumedSwap(t *testing.T) {
 func TestRecoverAfterTheEnd(t *testing.T) {
 	for _, env := range []map[string]string{nil, {"NOMAD_TASK_NAME": "web"}} {
 		dir := t.TempDir()
-		d := &Driver{name: "raw_exec", wrapped: wrappedRawExec, inner: newFakeInner(), ctx: t.Context(), log: testLog(t)}
+		d := &Driver{name: "raw_exec", wrapped: &wrappedRawExec, inner: newFakeInner(), ctx: t.Context(), log: testLog(t)}
 		handle := drivers.NewTaskHandle(1)
 		handle.Config = &drivers.TaskConfig{ID: "alloc/web/1", Name: "web", AllocID: "alloc", AllocDir: dir, Env: env}
 
-		must.NoError(t, os.WriteFile(filepath.Join(dir, "executor"), []byte("sleep 1000"), 0o600))
-		left := exec.Command("sh", "executor", fmt.Sprintf(`{"LogFile":%q}`, filepath.Join(handle.Config.TaskDir().Dir, "executor.out")))
-		left.Dir = dir
+		left := fakeExecutor(t, dir, "raw_exec", filepath.Join(handle.Config.TaskDir().Dir, "executor.out"), nil)
 		must.NoError(t, left.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- left.Wait() }()

@@ -12,6 +12,7 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
 // A task is its session's Host: what the session does to it when secrets change.
@@ -20,12 +21,20 @@ var _ lifecycle.Host = (*task)(nil)
 // Publish makes the set's files what the task sees. It is what every change begins with, and waits until the
 // task can be told of it: a signal that fails now would not be sent later.
 func (t *task) Publish(ctx context.Context, set *secrets.Set) error {
-	if err := t.lockInSight(ctx); err != nil {
+	if err := t.state.await(ctx, taskPhase.attached); err != nil {
 		return err
 	}
-	t.mu.Unlock()
 	o := t.currentProcess().owner
-	return t.files.Publish(set, o.UID, o.GID)
+	return t.files.Publish(t.withLinks(set), o.UID, o.GID)
+}
+
+// Fits says why a set's files have no room in the task's secrets directory.
+func (t *task) Fits(set *secrets.Set) error {
+	uid := -1 // a first container's user is seen when it waits at the launcher
+	if p := t.currentProcess(); p.handle != nil {
+		uid = p.owner.UID
+	}
+	return t.files.Fits(t.withLinks(set), uid)
 }
 
 // Signal sends the task's process a signal.
@@ -80,89 +89,104 @@ func (t *task) awaitScript(ctx context.Context, timeout time.Duration, run func(
 // Event tells the operator something.
 func (t *task) Event(msg string) { t.d.events.say(t.cfg, msg) }
 
-// Restart swaps the task's process for one with the set's env (C8): stop, remove, start, all under
-// one id, while WaitTask stays blocked and other calls wait at the gate.
-func (t *task) Restart(parent context.Context, set *secrets.Set) error {
+// Restart replaces the task's process by one with the set's env (C8): stop, remove, start, all under
+// one id, while WaitTask stays blocked and other calls wait. Before it the old process may finish (prestop.go).
+func (t *task) Restart(parent, serving context.Context, set *secrets.Set) error {
 	// Neither the end of the plugin nor of the session may leave the task without a process:
-	// only StopTask ends a swap, through cancel.
+	// only StopTask ends a restart, through cancel.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
 	defer cancel()
-
-	if err := t.lockInSight(parent); err != nil {
+	begin, finishes := t.state.restart, t.mayFinish()
+	if finishes {
+		begin = t.state.finish
+	}
+	resumed, ok, err := begin(parent, cancel)
+	if err != nil {
 		return err
 	}
-	sw := t.current
-	switch {
-	case sw != nil && sw.begun, sw == nil && (t.stopping || t.result != nil):
-		t.mu.Unlock()
+	if !ok {
 		return lifecycle.ErrEnded // StopTask is at it
-	case sw == nil:
-		sw = newReplacement()
-		t.current = sw
-		t.swap.close()
 	}
-	sw.begun, sw.cancel = true, cancel
-	t.mu.Unlock()
-
-	err := t.replace(ctx, sw, set)
-
-	t.mu.Lock()
-	t.current = nil
-	select {
-	case res := <-sw.exit: // the new process has ended already
-		t.finishLocked(res)
-	default:
+	if finishes {
+		told, err := t.letFinish(ctx, parent, serving, resumed)
+		if err != nil {
+			return err
+		}
+		resumed = resumed || told
 	}
-	t.mu.Unlock()
-	t.swap.open()
-	close(sw.done)
+	return t.replace(ctx, resumed, set)
+}
+
+// restartCancelled brings a restart to its end that was interrupted and then cancelled: no process is started.
+func (t *task) restartCancelled() error {
+	ctx, cancel := context.WithCancel(t.d.ctx)
+	cancel()
+	return t.replace(ctx, true, t.session.Set())
+}
+
+// replace does a restart in place that has begun. resumed: the old process may have been told to end already.
+func (t *task) replace(ctx context.Context, resumed bool, set *secrets.Set) error {
+	err := t.replaceProcess(ctx, resumed, set)
+	if exit := t.state.restarted(); exit != nil { // the new process has ended already
+		t.finish(exit)
+	}
 	return err
 }
 
-// replace is the inside of a swap. Where it returns an error the task has ended.
-func (t *task) replace(ctx context.Context, sw *replacement, set *secrets.Set) error {
+// replaceProcess is the inside of replace. Where it returns an error the task has ended, or the plugin ends while it
+// waits for the engine: the journal says then that the restart is to be done again.
+func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Set) error {
 	before := t.currentProcess()
-	if err := t.note(true); err != nil {
-		t.d.log.Error("the journal cannot be written; a crash now makes Nomad restart the task", "task_id", t.cfg.ID, "error", err)
-	}
+	waiting, stopWaiting := context.WithTimeout(ctx, engineAllowance)
+	defer stopWaiting()
+	defer context.AfterFunc(t.d.closing, stopWaiting)()
+	t.noteRestart()
 	crashpoint.Reached(crashpoint.SwapNoted, t.cfg.Name)
-	if err := t.logs.hold(); err != nil {
-		t.d.log.Warn("a log pipe has no reader; logs after this rotation will be lost", "task_id", t.cfg.ID, "error", err)
-	}
+	t.holdLogsOver()
 
-	old, byItself, err := t.end(sw)
+	old, byItself, saw := t.end(waiting, resumed)
 	crashpoint.Reached(crashpoint.OldStopped, t.cfg.Name)
 	switch {
-	case err != nil:
-		t.finish(&drivers.ExitResult{ExitCode: -1, Err: err})
-		return err
-	case byItself || t.isStopping():
+	case saw != foundGone:
+		return t.giveUp(old, fmt.Errorf("%w: %w", errUnconfirmed, old.Err))
+	case byItself || t.isCancelled():
 		t.finish(old)
 		return lifecycle.ErrEnded
 	case before.network.Advertise():
 		// Nomad reads a task's address once, and here it advertises it: only a start of its own
-		// makes it read the new one (DESIGN 9).
-		t.finish(&drivers.ExitResult{ExitCode: 1, Err: errors.New("ended for new secrets: Nomad must restart it, since its address may change")})
+		// makes it read the new one (docs/nomad.md).
+		t.finish(&drivers.ExitResult{ExitCode: 1, Err: errors.New("stopped for new secrets and left to Nomad to restart, since its address may change")})
 		return lifecycle.ErrEnded
 	}
 
-	if err := t.destroyProcess(true); err != nil && !errors.Is(err, drivers.ErrTaskNotFound) {
-		t.d.log.Warn("the old process could not be removed", "task_id", t.cfg.ID, "error", err)
+	if err := t.withEngine(waiting, func() error { return t.clear(ctx, resumed) }); err != nil {
+		return t.giveUp(old, fmt.Errorf("remove the old process: %w", err))
 	}
 	crashpoint.Reached(crashpoint.OldDestroyed, t.cfg.Name)
-	published := func(owner) error { return nil } // by the session, before it called us
-	proc, err := t.runner.start(ctx, t, set, published)
-	if err != nil {
-		if t.isStopping() {
-			t.finish(old)
-			return lifecycle.ErrEnded
-		}
+	// The old process may have been one that could make them its own.
+	if err := errors.Join(taskdir.HardenPrivate(t.cfg.TaskDir().Dir), t.files.Harden()); err != nil {
 		t.finish(&drivers.ExitResult{ExitCode: -1, Err: fmt.Errorf("restart for new secrets: %w", err)})
 		return err
 	}
+	published := func(owner) error { return nil } // by the session, before it called us
+	var proc process
+	again := false
+	err := t.withEngine(waiting, func() (err error) {
+		if again { // something of it may be left
+			if err := t.clear(ctx, true); err != nil {
+				return err
+			}
+		}
+		again = true
+		proc, err = t.runner.start(ctx, t, set, published)
+		return err
+	})
+	if err != nil {
+		return t.giveUp(old, err)
+	}
 	t.setProcess(proc)
 	t.watch()
-	if err := t.note(false); err != nil {
+	if err := t.writeRecord(false); err != nil {
 		t.d.log.Error("the journal cannot be written; if the plugin restarts now, Nomad restarts the task", "task_id", t.cfg.ID, "error", err)
 	}
 	crashpoint.Reached(crashpoint.NewNoted, t.cfg.Name)
@@ -172,12 +196,70 @@ func (t *task) replace(ctx context.Context, sw *replacement, set *secrets.Set) e
 	return nil
 }
 
-// end stops the old process and waits for its end. byItself: it had ended before it was asked to, and
-// not by a swap that a crash of the plugin cut short.
-func (t *task) end(sw *replacement) (res *drivers.ExitResult, byItself bool, err error) {
+// noteRestart journals that a restart in place is under way.
+func (t *task) noteRestart() {
+	if err := t.writeRecord(true); err != nil {
+		t.d.log.Error("the journal cannot be written; a crash now makes Nomad restart the task", "task_id", t.cfg.ID, "error", err)
+	}
+}
+
+// holdLogsOver holds the log pipes over the old process's end.
+func (t *task) holdLogsOver() {
+	if err := t.logs.hold(); err != nil {
+		t.d.log.Warn("a log pipe has no reader; logs after this rotation will be lost", "task_id", t.cfg.ID, "error", err)
+	}
+}
+
+var errUnconfirmed = errors.New("the process cannot be seen to have ended")
+
+// giveUp ends a restart in place that failed. old is the old process's exit, as far as is known.
+func (t *task) giveUp(old *drivers.ExitResult, err error) error {
+	switch {
+	case t.isCancelled():
+		t.finishLooked(old)
+		return lifecycle.ErrEnded
+	case t.d.closing.Err() != nil && (errors.Is(err, errUnconfirmed) || t.runner.away(t.d.ctx, err)): // the plugin ends, the restart does not
+		return lifecycle.ErrEnded
+	}
+	t.finishLooked(&drivers.ExitResult{ExitCode: -1, Err: fmt.Errorf("restart for new secrets: %w", err)})
+	return err
+}
+
+// clear removes the old process; thorough: also one that no handle names.
+func (t *task) clear(ctx context.Context, thorough bool) error {
+	switch err := t.destroyProcess(true); {
+	case err == nil, errors.Is(err, drivers.ErrTaskNotFound):
+	case t.runner.away(ctx, err):
+		return err
+	default:
+		t.d.log.Warn("the old process could not be removed", "task_id", t.cfg.ID, "error", err)
+	}
+	if !thorough {
+		return nil
+	}
+	return t.runner.removeLeftovers(ctx, t.cfg, func() {})
+}
+
+// end stops the old process and waits until it is seen to have ended: for an engine that is away as long as waiting.
+// byItself: it had ended before it was asked to, and not because it was told to finish, or by a restart that a crash of the
+// plugin cut short.
+func (t *task) end(waiting context.Context, resumed bool) (res *drivers.ExitResult, byItself bool, saw finding) {
+	for {
+		res, byItself = t.stopOnce(resumed)
+		if saw = t.regain(waiting, res); saw != foundRunning {
+			return res, byItself, saw
+		}
+		t.watch()
+		t.d.log.Info("the engine was away in the midst of a restart in place, and the old process runs; it is stopped", "task_id", t.cfg.ID)
+	}
+}
+
+// stopOnce stops the old process. Its exit may be only what the wrapped driver makes of an engine that is away.
+func (t *task) stopOnce(resumed bool) (res *drivers.ExitResult, byItself bool) {
+	exits := t.state.exitsOfRestart()
 	select {
-	case res := <-sw.exit:
-		return res, !sw.resumed, nil
+	case res := <-exits:
+		return res, !resumed
 	default:
 	}
 	spec := t.session.Spec()
@@ -186,18 +268,18 @@ func (t *task) end(sw *replacement) (res *drivers.ExitResult, byItself bool, err
 		t.d.log.Warn("the old process did not stop by its signal; it is killed", "task_id", t.cfg.ID, "error", err)
 	}
 	select {
-	case res := <-sw.exit:
-		return res, !sw.resumed && t.endedBefore(asked), nil
+	case res := <-exits:
+		return res, !resumed && t.endedBefore(asked)
 	case <-time.After(lifecycle.StopAllowance):
 	}
 	if err := t.destroyProcess(true); err != nil {
-		return nil, false, fmt.Errorf("stop the old process: %w", err)
+		return &drivers.ExitResult{Err: fmt.Errorf("stop the old process: %w", err)}, false
 	}
 	select {
-	case res := <-sw.exit:
-		return res, false, nil
+	case res := <-exits:
+		return res, false
 	case <-t.d.ctx.Done():
-		return nil, false, t.d.ctx.Err()
+		return &drivers.ExitResult{Err: t.d.ctx.Err()}, false
 	}
 }
 
@@ -208,11 +290,7 @@ func (t *task) endedBefore(then time.Time) bool {
 	return err == nil && !status.CompletedAt.IsZero() && status.CompletedAt.Before(then)
 }
 
-func (t *task) isStopping() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.stopping
-}
+func (t *task) isCancelled() bool { return t.state.now() == phaseCancelled }
 
 func address(n *drivers.DriverNetwork) string {
 	if n == nil {

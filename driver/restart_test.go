@@ -27,6 +27,14 @@ func await[T any](t *testing.T, ch <-chan T) T {
 	}
 }
 
+// awaitPhase waits until a task stands somewhere.
+func awaitPhase(t *testing.T, tk *task, want taskPhase) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must.NoError(t, tk.state.await(ctx, func(p taskPhase) bool { return p == want }))
+}
+
 func notYet[T any](t *testing.T, ch <-chan T) {
 	t.Helper()
 	select {
@@ -38,7 +46,7 @@ func notYet[T any](t *testing.T, ch <-chan T) {
 
 func restart(tk *task) <-chan error {
 	done := make(chan error, 1)
-	go func() { done <- tk.Restart(context.Background(), &secrets.Set{}) }()
+	go func() { done <- tk.Restart(context.Background(), context.Background(), &secrets.Set{}) }()
 	return done
 }
 
@@ -56,7 +64,7 @@ func TestSwapIsInvisible(t *testing.T) {
 	r.inner.end(tk.cfg.ID, 7)
 	must.Eq(t, 7, await(t, exits).ExitCode)
 	must.True(t, tk.session.(*fakeSession).isOwed(), must.Sprint("before Nomad hears of the end (E2)"))
-	await(t, tk.idle)
+	awaitPhase(t, tk, phaseReleased)
 	must.Eq(t, 1, tk.session.(*fakeSession).ended())
 	must.Eq(t, 7, await(t, tk.wait(t.Context())).ExitCode) // and whoever asks later hears the same
 }
@@ -119,7 +127,7 @@ func TestStopWinsOverTheSwap(t *testing.T) {
 	})
 }
 
-// C8: a task that exits by itself is reported as such, also when a swap has just begun.
+// C8: a task that exits by itself is reported as such, also when a restart in place has just begun.
 func TestExitByItself(t *testing.T) {
 	r := &fakeRunner{inner: newFakeInner()}
 	tk := fakeTask(t, r)
@@ -151,12 +159,12 @@ func TestNewProcessCannotStart(t *testing.T) {
 	res := await(t, tk.wait(t.Context()))
 	must.ErrorContains(t, res.Err, "no such image")
 	must.False(t, res.Successful())
-	await(t, tk.idle)
+	awaitPhase(t, tk, phaseReleased)
 	must.NoError(t, tk.destroy(false))
 	must.Nil(t, tk.d.tasks.get(tk.cfg.ID))
 }
 
-// DESIGN 9: where the task's own address is advertised, Nomad itself must restart the task.
+// Where the task's own address is advertised, Nomad itself must restart the task.
 func TestAdvertisedAddress(t *testing.T) {
 	r := &fakeRunner{inner: newFakeInner(), network: &drivers.DriverNetwork{IP: "10.1.2.3", AutoAdvertise: true}}
 	tk := fakeTask(t, r)

@@ -6,7 +6,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 )
 
-// secretsBlock is the operator's `secrets {}` block within a plugin's config (DESIGN 4).
+// secretsBlock is the operator's `secrets {}` block within a plugin's config.
 var secretsBlock = hclspec.NewBlock("secrets", false, hclspec.NewObject(map[string]*hclspec.Spec{
 	"address":         hclspec.NewAttr("address", "string", false),
 	"namespace":       hclspec.NewAttr("namespace", "string", false),
@@ -48,7 +48,16 @@ var scriptBlock = hclspec.NewBlock("change_script", false, hclspec.NewObject(map
 	"timeout": hclspec.NewAttr("timeout", "string", false),
 }))
 
-// taskKeys is what a task's config takes beside the wrapped driver's own keys (DESIGN 3). Maps are
+var csrBlock = hclspec.NewBlock("csr", false, hclspec.NewObject(map[string]*hclspec.Spec{
+	"common_name":  hclspec.NewAttr("common_name", "string", false),
+	"dns_names":    hclspec.NewAttr("dns_names", "list(string)", false),
+	"ip_addresses": hclspec.NewAttr("ip_addresses", "list(string)", false),
+	"key_type":     hclspec.NewAttr("key_type", "string", false),
+	"key_bits":     hclspec.NewAttr("key_bits", "number", false),
+	"reuse_key":    hclspec.NewAttr("reuse_key", "bool", false),
+}))
+
+// taskKeys is what a task's config takes beside the wrapped driver's own keys. Maps are
 // list(map(string)), which accepts both `env = {}` and `env {}`.
 var taskKeys = map[string]*hclspec.Spec{
 	"secret": hclspec.NewBlockMap("secret", []string{"name"}, hclspec.NewObject(map[string]*hclspec.Spec{
@@ -56,6 +65,7 @@ var taskKeys = map[string]*hclspec.Spec{
 		"path":          hclspec.NewAttr("path", "string", true),
 		"version":       hclspec.NewAttr("version", "number", false),
 		"params":        hclspec.NewAttr("params", "list(map(string))", false),
+		"csr":           csrBlock,
 		"env":           hclspec.NewAttr("env", "list(map(string))", false),
 		"env_prefix":    hclspec.NewAttr("env_prefix", "string", false),
 		"file":          fileBlock,
@@ -81,6 +91,9 @@ var taskKeys = map[string]*hclspec.Spec{
 	"change_mode":   hclspec.NewAttr("change_mode", "string", false),
 	"splay":         hclspec.NewAttr("splay", "string", false),
 	"stagger":       hclspec.NewAttr("stagger", "string", false),
+
+	"pre_stop_signal": hclspec.NewAttr("pre_stop_signal", "string", false),
+	"pre_stop_wait":   hclspec.NewAttr("pre_stop_wait", "string", false),
 }
 
 func withDefault(name, kind, literal string) *hclspec.Spec {
@@ -101,7 +114,9 @@ func (d *Driver) ConfigSchema() (*hclspec.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return extend(inner, map[string]*hclspec.Spec{"secrets": secretsBlock}), nil
+	keys := map[string]*hclspec.Spec{"secrets": secretsBlock}
+	maps.Copy(keys, d.wrapped.options)
+	return extend(inner, keys), nil
 }
 
 // TaskConfigSchema is the inner driver's task options and ours.

@@ -77,11 +77,25 @@ config {
       gid   = 0
     }
   }
+  secret "own" {
+    path = "pki/sign/web"
+    csr {
+      common_name  = "web.example.com"
+      dns_names    = ["a.example.com", "b.example.com"]
+      ip_addresses = ["10.0.0.1"]
+      key_type     = "rsa"
+      key_bits     = 3072
+      reuse_key    = true
+    }
+  }
   file "my.cnf" {
     template = "user={{ .db.username }}"
   }
   expose_token = true
   splay        = "1s"
+
+  pre_stop_signal = "SIGUSR1"
+  pre_stop_wait   = "30s"
 }`
 
 func taskSchema(t *testing.T, inner drivers.DriverPlugin) *hclspec.Spec {
@@ -98,7 +112,7 @@ func TestTaskConfigCarriesBoth(t *testing.T) {
 
 	var ours secrets.TaskConfig
 	parser.ParseHCL(t, dockerJob, &ours)
-	must.MapLen(t, 3, ours.Secrets)
+	must.MapLen(t, 4, ours.Secrets)
 	db, app, tls := ours.Secrets["db"], ours.Secrets["app"], ours.Secrets["tls"]
 	must.Eq(t, "database/creds/app", db.Path)
 	must.Eq(t, []map[string]string{{"DB_USER": "username", "DB_PASSWORD": "password"}}, db.Env)
@@ -113,6 +127,11 @@ func TestTaskConfigCarriesBoth(t *testing.T) {
 	must.Eq(t, []map[string]string{{"A": "a", "B": "b"}}, app.Env)
 	must.SliceEmpty(t, app.Params)
 	must.Eq(t, []map[string]string{{"common_name": "web.example.com", "ttl": "24h"}}, tls.Params)
+	must.Nil(t, tls.CSR)
+	must.Eq(t, &secrets.CSRConfig{
+		CommonName: "web.example.com", DNSNames: []string{"a.example.com", "b.example.com"}, IPAddresses: []string{"10.0.0.1"},
+		KeyType: "rsa", KeyBits: 3072, ReuseKey: true,
+	}, ours.Secrets["own"].CSR)
 	must.SliceEmpty(t, tls.Env)
 	must.MapLen(t, 2, tls.Files)
 	must.Nil(t, tls.Files["tls/cert.pem"].UID)
@@ -122,6 +141,8 @@ func TestTaskConfigCarriesBoth(t *testing.T) {
 	must.MapLen(t, 1, ours.Files)
 	must.True(t, ours.ExposeToken)
 	must.Eq(t, "1s", ours.Splay)
+	must.Eq(t, "SIGUSR1", ours.PreStopSignal)
+	must.Eq(t, "30s", ours.PreStopWait)
 
 	var theirs docker.TaskConfig
 	parser.ParseHCL(t, dockerJob, &theirs)
@@ -139,9 +160,9 @@ func TestWrappedOptionsSurviveTheJournal(t *testing.T) {
 	parser.ParseHCL(t, dockerJob, &options)
 
 	cfg := &drivers.TaskConfig{ID: "a/b/c", Name: "b", AllocID: "a", Env: map[string]string{"X": "y"}}
-	raw, err := notes{HandleState: []byte{1, 2}, Image: "sha256:x"}.encode(cfg, options)
+	raw, err := record{HandleState: []byte{1, 2}, Image: "sha256:x"}.encode(cfg, options)
 	must.NoError(t, err)
-	n, cfg2, options2, err := decodeNotes(raw)
+	n, cfg2, options2, err := decodeRecord(raw)
 	must.NoError(t, err)
 	must.Eq(t, "sha256:x", n.Image)
 	must.Eq(t, cfg.Env, cfg2.Env)
@@ -151,7 +172,7 @@ func TestWrappedOptionsSurviveTheJournal(t *testing.T) {
 	must.Eq(t, want, got)
 }
 
-// Beside the built-in driver, ours leaves containers that it does not know alone (DESIGN 9).
+// Beside the built-in driver, ours leaves containers that it does not know alone (docs/nomad.md).
 func TestReconcilerIsOffBeside(t *testing.T) {
 	inner := docker.NewDockerDriver(t.Context(), testLog(t))
 	spec, err := inner.ConfigSchema()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/nomad/nomad/structs"
@@ -11,6 +12,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -31,6 +33,26 @@ func TestSharedTaskDirsAreRefused(t *testing.T) {
 	}
 }
 
+// What Nomad keeps in its Raft log is short, and is tried again all the same (S8).
+func TestErrorsAndEventsAreShort(t *testing.T) {
+	long := secrets.Errorf(secrets.Outage, "what is wrong: %s", strings.Repeat("x", 1<<20))
+	for _, err := range []error{long, structs.NewRecoverableError(long, true), fmt.Errorf("start: %w: %w", launcher.ErrEnded, long)} {
+		got := new(Driver).startError(err)
+		must.True(t, structs.IsRecoverable(got))
+		must.LessEq(t, 2<<10, len(got.Error()))
+		must.StrContains(t, got.Error(), "what is wrong: xxx")
+	}
+	e := &events{recovered: map[string][]*drivers.TaskEvent{}}
+	e.say(&drivers.TaskConfig{ID: "web"}, "Secrets: "+strings.Repeat("x", 1<<20))
+	must.LessEq(t, 2<<10, len(e.queued[0].Message))
+	must.StrHasPrefix(t, "Secrets: xxx", e.queued[0].Message)
+
+	tk := fakeTask(t, &fakeRunner{inner: newFakeInner()})
+	tk.finish(&drivers.ExitResult{ExitCode: -1, Err: long})
+	awaitPhase(t, tk, phaseReleased)
+	must.LessEq(t, 2<<10, len(tk.state.exitResult().Err.Error()))
+}
+
 // What is no fault of the job's is tried again within its restart block.
 func TestStartErrors(t *testing.T) {
 	for _, test := range []struct {
@@ -43,6 +65,7 @@ func TestStartErrors(t *testing.T) {
 		{fmt.Errorf("start the program: %w", launcher.ErrTimeout), true},
 		{fmt.Errorf("start container c: %w", &launcher.ExecError{Text: "no such file"}), false},
 		{structs.NewRecoverableError(errors.New("the wrapped driver's"), true), true},
+		{fmt.Errorf("%w: it is on a disk", statedir.ErrUnusable), true},
 		{errors.New("any other"), false},
 	} {
 		got := new(Driver).startError(test.err)

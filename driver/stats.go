@@ -22,14 +22,10 @@ func (t *task) stats(ctx context.Context, interval time.Duration) (<-chan *drive
 			if !forward(ctx, in, out) {
 				return
 			}
-			// The process ended. Its end is either the task's, or a swap's, which shuts the gate
+			// The process ended. Its end is either the task's, or a restart's in place, which has the phase say so
 			// before it stops a process.
-			select {
-			case <-t.ended:
+			if t.endsWithin(ctx, statsRetry) || ctx.Err() != nil {
 				return
-			case <-ctx.Done():
-				return
-			case <-time.After(statsRetry):
 			}
 			if in, err = t.processStats(ctx, interval); err != nil {
 				return
@@ -43,17 +39,24 @@ func (t *task) stats(ctx context.Context, interval time.Duration) (<-chan *drive
 // not asked for in a tight loop.
 const statsRetry = 100 * time.Millisecond
 
+// endsWithin reports whether the task ends within a while. It waits no longer than ctx.
+func (t *task) endsWithin(ctx context.Context, while time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, while)
+	defer cancel()
+	return t.state.await(ctx, taskPhase.over) == nil
+}
+
 // processStats is the current process's stream, once there is one.
 func (t *task) processStats(ctx context.Context, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
 	for {
-		if err := t.swap.wait(ctx); err != nil {
+		if err := t.state.await(ctx, taskPhase.settled); err != nil {
 			return nil, err
 		}
 		in, err := t.d.inner.TaskStats(ctx, t.innerID(), interval)
-		if err == nil || !errors.Is(err, drivers.ErrTaskNotFound) || t.isEnded() {
+		if err == nil || !errors.Is(err, drivers.ErrTaskNotFound) || t.state.now().over() {
 			return in, err
 		}
-		select { // a swap has begun since we passed the gate
+		select { // a restart in place has begun since
 		case <-time.After(statsRetry):
 		case <-ctx.Done():
 			return nil, ctx.Err()

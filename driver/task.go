@@ -4,13 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
 // task is one task with secrets, over all the processes it has in its life. To Nomad it is one
@@ -20,22 +24,20 @@ type task struct {
 	cfg     *drivers.TaskConfig // as Nomad gave it, less the tokens that the task did not ask for
 	options map[string]any      // the wrapped driver's part of the job's config
 	runner  runner
-	files   *secrets.Publisher
+	files   *taskdir.Publisher
 	logs    *logPipes
 	session session
-	swap    gate
+	state   taskState
+	lives   []*liveDir // set before the task has a process
 
-	ended chan struct{} // closed once result is final
-	idle  chan struct{} // closed once the secrets are given back, too
+	finishBy time.Time // of the last restart in place: until when the old process might finish; the session's calls use it
 
+	waiting slots          // for commands that wait at the launcher
 	scripts sync.WaitGroup // change_scripts in the task, also those that took too long
 
-	mu       sync.Mutex // guards what follows
-	process  process
-	stopping bool          // Nomad has asked for the end
-	current  *replacement  // a restart in place is under way
-	unseen   chan struct{} // not nil while it is not known whether the process runs; closed once it is
-	result   *drivers.ExitResult
+	destroying   sync.Mutex  // held while what the task has left is removed
+	unconfirmed  atomic.Bool // the task has ended by finishUnconfirmed
+	destroyLater atomic.Bool // Nomad has asked for that while the engine was away
 }
 
 // session is the life of the task's secrets, as the task needs it: a *lifecycle.Session.
@@ -45,101 +47,82 @@ type session interface {
 	Driver() json.RawMessage
 	SetDriver(json.RawMessage) error
 	Watch()
-	Owe()
+	EnqueueRevocations()
 	End()
+	Live(secret string) (secrets.Fields, time.Time)
+	Reading(secret string) bool
 }
 
 // process is what is known of the task's current process.
 type process struct {
 	id      string              // to the wrapped driver; empty: the task's own
-	lost    []string            // by which the wrapped driver knew it before it lost sight of it
+	lost    []string            // by which the wrapped driver knew it before it was reattached to
 	handle  *drivers.TaskHandle // scrubbed
 	network *drivers.DriverNetwork
 	owner   owner  // of the process, and so of the task's files
 	image   string // docker: the id that rotations stay with (C10)
+	channel bool   // docker: the container has the task's channel; one of an older plugin's has none
 }
 
 // owner is a user and a group, as the host sees them.
-type owner struct{ UID, GID int }
-
-// replacement is one restart in place, while it is under way.
-type replacement struct {
-	cancel context.CancelFunc       // once it has begun
-	exit   chan *drivers.ExitResult // the old process's end, then perhaps the new one's
-	done   chan struct{}
-
-	begun   bool // guarded by the task's mutex
-	resumed bool // it was begun by an earlier process of the plugin, which ended in its midst
-}
-
-func newReplacement() *replacement {
-	return &replacement{exit: make(chan *drivers.ExitResult, 2), done: make(chan struct{})}
-}
+type owner = launcher.Owner
 
 // runner starts a task's process under a wrapped driver: what differs between docker and raw_exec.
 type runner interface {
-	// reap removes what an earlier start of the same task left behind. If there is a process it calls
+	// removeLeftovers removes what an earlier start of the same task left behind. If there is a process it calls
 	// found first.
-	reap(ctx context.Context, cfg *drivers.TaskConfig, found func()) error
+	removeLeftovers(ctx context.Context, cfg *drivers.TaskConfig, found func()) error
 
 	// start runs the inner driver's StartTask so that the process sees the set, and returns once
 	// it runs. publish writes the set's files, and is called before the task's program runs (S1).
 	// On error nothing of it is left.
 	start(ctx context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error)
 
-	// outlived reports whether the process still runs although the wrapped driver's wait for it has
-	// ended so. It waits until that can be told.
-	outlived(ctx context.Context, p process, res *drivers.ExitResult) bool
+	// seek finds out whether a process that the wrapped driver does not wait for runs. It waits for an engine that is
+	// away until ctx ends.
+	seek(ctx context.Context, p process) finding
 
-	// launcherInside is where the task finds the launcher and its secrets directory.
-	launcherInside(cfg *drivers.TaskConfig) (program, secretsDir string, err error)
+	// remove stops and removes a process that the wrapped driver need not know.
+	remove(ctx context.Context, p process, timeout time.Duration, signal string) error
+
+	// away reports whether something failed so since the engine is away, and may be done again.
+	away(ctx context.Context, err error) bool
+
+	// envRoom is what EnvRoom says of such a task.
+	envRoom(t *task) int
+
+	// holdCommand prepares a command to be run in the task: a start that waits at the launcher, and the argv that
+	// runs the launcher in the task.
+	holdCommand(t *task) (hold *launcher.Hold, argv []string, err error)
 }
 
-// begin starts the first process and all that goes with it.
-func (t *task) begin(ctx context.Context) error {
-	set := t.session.Set()
-	proc, err := t.runner.start(ctx, t, set, func(o owner) error { return t.files.Publish(set, o.UID, o.GID) })
-	if err != nil {
-		t.logs.release()
-		return err
+// innerConfig is the config for one inner StartTask: the task's, with its own env and options.
+func (t *task) innerConfig(env map[string]string, options map[string]any) (*drivers.TaskConfig, error) {
+	cfg := t.cfg.Copy()
+	cfg.Env = withEnv(withEnv(cfg.Env, t.nomadTokens()), env)
+	if err := cfg.EncodeConcreteDriverConfig(options); err != nil {
+		return nil, fmt.Errorf("write the wrapped driver's config: %w", err)
 	}
-	t.setProcess(proc)
-	// Not before the process has them, too: were we the only ones, then with a crash of ours the last
-	// writer would be gone, and Nomad would start the task again with nobody who reads its logs.
-	t.holdLogs()
-	if err := t.note(false); err != nil {
-		t.discardProcess()
-		t.logs.release()
-		return err
-	}
-	crashpoint.Reached(crashpoint.HandleNoted, t.cfg.Name)
-	t.watch()
-	return nil
+	return cfg, nil
 }
 
-func (t *task) setProcess(p process) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.process = p
-}
+func (t *task) setProcess(p process) { t.state.setProcess(p) }
 
-func (t *task) currentProcess() process {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.process
-}
+func (t *task) currentProcess() process { return t.state.currentProcess() }
 
-// discardProcess undoes a start.
-func (t *task) discardProcess() {
+// discardProcess undoes a start, and reports whether it could.
+func (t *task) discardProcess() bool {
 	_ = t.d.inner.StopTask(t.cfg.ID, 0, "SIGKILL")
 	if err := t.d.inner.DestroyTask(t.cfg.ID, true); err != nil && !errors.Is(err, drivers.ErrTaskNotFound) {
 		t.d.log.Error("a process that was started could not be removed", "task_id", t.cfg.ID, "error", err)
+		return false
 	}
+	return true
 }
 
-// watch waits for the current process to end. Its end is the task's, unless a swap made it.
+// watch waits for the current process to end. Its end is the task's, unless a restart in place made it.
 func (t *task) watch() {
-	id := t.innerID()
+	id, wait := t.innerID(), t.state.newWait()
 	go func() {
 		exits, err := t.d.inner.WaitTask(t.d.ctx, id)
 		if err != nil {
@@ -148,8 +131,8 @@ func (t *task) watch() {
 		}
 		select {
 		case res, ok := <-exits:
-			if ok && t.d.ctx.Err() == nil {
-				t.gone(res)
+			if ok && t.d.ctx.Err() == nil && t.state.lastWait(wait) {
+				t.waitEnded(res)
 			}
 		case <-t.d.ctx.Done(): // the plugin ends, the task does not
 		}
@@ -157,88 +140,71 @@ func (t *task) watch() {
 }
 
 func (t *task) exited(res *drivers.ExitResult) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.current != nil {
-		t.current.exit <- res
-		return
+	if !t.state.exited(res) {
+		t.finish(res)
 	}
-	t.finishLocked(res)
 }
 
-// finishLocked makes res the task's end. That its leases are to be revoked is on record before anybody
-// hears of it: Nomad, once it knows, hands the task to no recovery, even if its DestroyTask finds us dead
-// (E2). The rest is outside of the lock, since it joins the session, which may be waiting for it.
-func (t *task) finishLocked(res *drivers.ExitResult) {
-	if t.result != nil {
+// finish makes res the task's end, unless it has ended. That its leases are to be revoked is on record before anybody
+// hears of it: Nomad, once it knows, hands the task to no recovery, even if its DestroyTask finds us dead (E2). The
+// session is joined after, since it may be waiting for who called.
+func (t *task) finish(res *drivers.ExitResult) {
+	if !t.endWith(res, t.session.EnqueueRevocations) {
 		return
 	}
-	t.result = res
-	crashpoint.Reached(crashpoint.ExitSeen, t.cfg.Name)
-	t.session.Owe()
-	t.logs.release()
-	close(t.ended)
 	go func() {
-		defer close(t.idle)
 		t.session.End()
+		t.state.on(secretsGivenBack)
 	}()
 }
 
-func (t *task) finish(res *drivers.ExitResult) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.finishLocked(res)
-}
-
-func (t *task) isEnded() bool {
-	select {
-	case <-t.ended:
-		return true
-	default:
-		return false
+// endWith makes res the task's end, unless it has ended. First is done before anybody hears of it.
+func (t *task) endWith(res *drivers.ExitResult, first func()) (ended bool) {
+	if res.Err != nil { // Nomad makes an event of it
+		res = res.Copy()
+		res.Err = secrets.ShortError(res.Err)
 	}
+	return t.state.end(res, func() {
+		crashpoint.Reached(crashpoint.ExitSeen, t.cfg.Name)
+		first()
+		t.logs.release()
+	})
 }
 
 func (t *task) wait(ctx context.Context) <-chan *drivers.ExitResult {
 	out := make(chan *drivers.ExitResult, 1)
 	go func() {
 		defer close(out)
-		select {
-		case <-t.ended:
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			out <- t.result.Copy()
-		case <-ctx.Done():
+		either, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(t.d.ctx, cancel)()
+		switch {
+		case t.state.await(either, taskPhase.over) == nil:
+			out <- t.state.exitResult()
+		case ctx.Err() != nil:
 			out <- &drivers.ExitResult{Err: ctx.Err()}
-		case <-t.d.ctx.Done():
-		}
+		} // else the plugin ends, and the task does not
 	}()
 	return out
 }
 
-// stop stops whatever process the task has. A swap under way is ended: it starts no new process
+// stop stops whatever process the task has. A restart in place that is under way is ended: it starts no new process
 // that has not begun, and one that has begun is stopped.
 func (t *task) stop(timeout time.Duration, signal string) error {
-	if err := t.lockInSight(t.d.ctx); err != nil {
+	from, err := t.state.stop(t.d.ctx)
+	if err != nil {
 		return err
 	}
-	t.stopping = true
-	sw := t.current
-	waits := sw != nil && !sw.begun
-	if sw != nil && sw.begun {
-		sw.cancel()
-	}
-	t.mu.Unlock()
 	crashpoint.Reached(crashpoint.StopAsked, t.cfg.Name)
-	err := t.d.inner.StopTask(t.innerID(), timeout, signal)
-	if sw == nil {
+	err = t.d.inner.StopTask(t.innerID(), timeout, signal)
+	if !from.between() {
 		return err
 	}
-	if waits { // for the session, which need not come to it; stopping as we are, nothing is started
-		_ = t.Restart(t.d.ctx, t.session.Set())
+	if from == phaseInterrupted { // the session, which would have resumed it, is refused from now on
+		_ = t.restartCancelled()
 	}
-	<-sw.done
-	if t.isEnded() {
+	_ = t.state.await(context.Background(), taskPhase.settled) // which the restart sees to
+	if t.state.now().over() {
 		return nil
 	}
 	return t.d.inner.StopTask(t.innerID(), timeout, signal)
@@ -246,10 +212,7 @@ func (t *task) stop(timeout time.Duration, signal string) error {
 
 // destroy removes the task's process, files and secrets.
 func (t *task) destroy(force bool) error {
-	t.mu.Lock()
-	sw := t.current
-	t.mu.Unlock()
-	if sw != nil {
+	if t.state.now().restarting() {
 		if !force {
 			return errors.New("the task is running: stop it first, or force its removal")
 		}
@@ -257,11 +220,22 @@ func (t *task) destroy(force bool) error {
 			return err
 		}
 	}
-	if err := t.destroyProcess(force); err != nil && !(t.isEnded() && errors.Is(err, drivers.ErrTaskNotFound)) {
+	if err := t.destroyProcess(force); err != nil && !(t.state.now().over() && errors.Is(err, drivers.ErrTaskNotFound)) {
+		t.destroyLater.Store(true) // by whoever sees the process gone, if the task has ended unconfirmed
 		return err
 	}
 	t.finish(&drivers.ExitResult{ExitCode: -1, Err: errors.New("the task was destroyed")})
-	<-t.idle
+	if t.unconfirmed.Load() && !t.lookAgain() {
+		return errUnconfirmed
+	}
+	if err := t.state.await(t.d.ctx, func(p taskPhase) bool { return p == phaseReleased }); err != nil {
+		return err // the plugin ends
+	}
+	t.destroying.Lock()
+	defer t.destroying.Unlock()
+	if t.d.tasks.get(t.cfg.ID) != t {
+		return nil // another has done it, and the directories may be a later start's by now
+	}
 	if err := t.removeFiles(); err != nil {
 		t.d.log.Warn("a task's secret files could not be removed", "task_id", t.cfg.ID, "error", err)
 	}
@@ -270,23 +244,24 @@ func (t *task) destroy(force bool) error {
 	return nil
 }
 
-// removeFiles takes away what the task had in its secrets directory.
+// removeFiles takes away what the task had in its secrets directory, and its channel.
 func (t *task) removeFiles() error {
+	t.d.removeChannel(t.cfg)
+	t.removeLive()
 	return errors.Join(t.files.Remove(), t.files.Close())
 }
 
 // inspect is the inner driver's word on the current process, or ours where there is none any more.
 func (t *task) inspect() (*drivers.TaskStatus, error) {
 	status, err := t.d.inner.InspectTask(t.innerID())
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.result == nil {
+	result := t.state.exitResult()
+	if result == nil {
 		return status, err
 	}
 	if err != nil {
 		status = &drivers.TaskStatus{ID: t.cfg.ID, Name: t.cfg.Name, State: drivers.TaskStateExited}
 	}
-	status.ExitResult = t.result.Copy()
+	status.ExitResult = result
 	return status, nil
 }
 
@@ -302,6 +277,18 @@ func (ts *tasks) get(id string) *task {
 	ts.mu.RLock()
 	defer ts.mu.RUnlock()
 	return ts.byID[id]
+}
+
+// in are the tasks that have the directory.
+func (ts *tasks) in(dir string) (found []*task) {
+	ts.mu.RLock()
+	defer ts.mu.RUnlock()
+	for _, t := range ts.byID {
+		if t.cfg.TaskDir().Dir == dir {
+			found = append(found, t)
+		}
+	}
+	return found
 }
 
 func (ts *tasks) add(t *task) {

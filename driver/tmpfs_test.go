@@ -3,11 +3,16 @@ package driver
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
 // taskOnDisk is a task whose directories are as after a reboot: there, and on disk.
@@ -31,7 +36,7 @@ func fsType(t *testing.T, path string) int64 {
 	t.Helper()
 	var fs unix.Statfs_t
 	must.NoError(t, unix.Statfs(path, &fs))
-	return int64(fs.Type)
+	return fs.Type
 }
 
 // A reboot of the host undoes Nomad's mount, and secrets must not get on disk for it (L3).
@@ -48,6 +53,34 @@ func TestSecretsDirIsMadeTmpfs(t *testing.T) {
 	must.NoError(t, err)
 	must.NoError(t, unix.Unmount(dir, 0))
 	must.NotEq(t, unix.TMPFS_MAGIC, fsType(t, dir), must.Sprint("mounted twice"))
+}
+
+// After a reboot there is room for what the job's own size allowed, and nothing of it is swapped out.
+func TestSecretsDirHasTheJobsRoom(t *testing.T) {
+	cfg, dir := taskOnDisk(t)
+	cfg.Resources = &drivers.Resources{NomadResources: &structs.AllocatedTaskResources{Memory: structs.AllocatedMemoryResources{MemoryMB: 64}}}
+	must.NoError(t, ensureTmpfs(cfg))
+	files, err := taskdir.OpenPublisher(dir)
+	must.NoError(t, err)
+	defer files.Close()
+	set := &secrets.Set{Files: []secrets.RenderedFile{{Path: "large", Perms: 0o400, Data: secrets.TextValue(strings.Repeat("x", 700<<10))}}}
+	must.NoError(t, files.Publish(set, 0, 0))
+
+	probe := filepath.Join(t.TempDir(), "probe")
+	must.NoError(t, os.Mkdir(probe, 0o700))
+	known := unix.Mount("tmpfs", probe, "tmpfs", 0, "size=1m,noswap") == nil
+	if known {
+		must.NoError(t, unix.Unmount(probe, 0))
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must.NoError(t, err)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, " "+dir+" ") {
+			must.EqOp(t, known, strings.Contains(line, "noswap"), must.Sprint(line))
+			must.StrContains(t, line, "noexec")
+			must.StrContains(t, line, "size=65536k")
+		}
+	}
 }
 
 // Where no tmpfs can be had, the start is refused: nothing is written to disk instead (L3). And root

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,13 +9,15 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
 // Nomad's token is what reads the task's secrets. So Docker is not told it, whether the task asked for
-// it (it gets it over the launcher then) or not (L1, DESIGN 5).
+// it (it gets it over the launcher then) or not (L1).
 func TestDockerIsNotToldTheToken(t *testing.T) {
 	for _, expose := range []bool{false, true} {
 		job := &drivers.TaskConfig{
@@ -25,16 +28,20 @@ func TestDockerIsNotToldTheToken(t *testing.T) {
 		dir := job.TaskDir().SecretsDir
 		must.NoError(t, os.MkdirAll(dir, 0o700))
 		must.NoError(t, os.WriteFile(filepath.Join(dir, vaultTokenFile), []byte("hvs.token"), 0o600))
-		hold, err := launcher.New(dir)
+		channel := launcher.ChannelOf(t.TempDir(), job.AllocID, job.Name)
+		must.NoError(t, channel.Make())
+		hold, err := launcher.New(channel.Path())
 		must.NoError(t, err)
 		defer hold.Remove()
 
-		d := &Driver{name: "docker", wrapped: wrappedDocker, log: testLog(t)}
+		d := &Driver{name: "docker", wrapped: &wrappedDocker, log: testLog(t)}
 		tk, err := d.newTask(job, expose)
+		must.NoError(t, err)
+		tk.files, err = taskdir.OpenPublisher(dir)
 		must.NoError(t, err)
 		c := tk.runner.(*containers)
 		c.launcher = func() (string, error) { return filepath.Join(t.TempDir(), "launcher"), nil }
-		cfg, _, err := c.heldConfig(tk, hold)
+		cfg, _, err := c.waitingConfig(t.Context(), tk, channel, hold)
 		must.NoError(t, err)
 
 		must.MapNotContainsKey(t, cfg.Env, vaultTokenEnv)
@@ -48,5 +55,29 @@ func TestDockerIsNotToldTheToken(t *testing.T) {
 			must.Eq(t, []string{"A=b"}, given)
 			must.True(t, covered)
 		}
+	}
+}
+
+// What covers the token is bound into containers: it is an empty file of root's, or none.
+func TestCoverFile(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		path, err := coverFile(dir)
+		must.NoError(t, err)
+		info, err := os.Lstat(path)
+		must.NoError(t, err)
+		must.Eq(t, 0o444, info.Mode())
+		must.Zero(t, info.Size())
+	}
+	for name, make := range map[string]func(path string) error{
+		"a link":         func(path string) error { return os.Symlink("/etc/shadow", path) },
+		"a FIFO":         func(path string) error { return unix.Mkfifo(path, 0o666) },
+		"not empty":      func(path string) error { return os.WriteFile(path, []byte("x"), 0o444) },
+		"another user's": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o444), os.Chown(path, 4242, -1)) },
+	} {
+		dir := t.TempDir()
+		must.NoError(t, make(filepath.Join(dir, "empty")))
+		_, err := coverFile(dir)
+		must.Error(t, err, must.Sprint(name))
 	}
 }

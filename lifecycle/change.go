@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,24 +15,44 @@ type change struct {
 	change secrets.Change
 	why    string // empty: somebody wrote a static secret
 	// fresh is what to replace it with, where that is there already; else it is fetched when the
-	// moment to act has come, so that it lives as long as can be.
-	fresh *held
-	act   time.Time // when to act, were it alone
-	last  time.Time // the latest moment to act, for what the task has ends; zero: it does not
-	fails int       // attempts in vain; act is the next
-	added bool      // the task has not had it before
-	drop  bool      // it is to be left out
+	// change is due, so that it lives as long as can be.
+	fresh  *secretState
+	at     time.Time // when to apply it, were it alone
+	latest time.Time // when it must be applied at the latest, since what the task has ends; zero: it does not
+	fails  int       // failed attempts; at is the next
+	added  bool      // the task has not had it before
+	drop   bool      // it is to be left out
+
+	// Of one that is being applied, or was when a crash came, which tells nobody how far it got:
+	old         *secretState // what it replaces; nil: nothing, or it is not known
+	replaces    []retired    // leases that the task may still use, beside old's
+	interrupted bool
+
+	// onlyDrop: there is no other reason for it, so that it is over when the secret is to stay after all.
+	onlyDrop bool
 }
 
-// addChange notes that a secret is to be replaced, before limit if that is not zero.
-func (s *Session) addChange(now time.Time, name, why string, fresh *held, limit time.Time) {
+func byName(a, b *change) int { return strings.Compare(a.name, b.name) }
+
+// addChange notes that a secret is to be replaced, and why; the loop calls it. fresh is what to replace it with, if it has been
+// read already; nil: it is fetched when the change is due. limit is when what the task has ends for good, so that the change
+// waits no longer than that; zero for what does not end, or can still be renewed.
+//
+// A change is not journalled before it is applied: after a restart of the plugin its cause must find it again.
+func (s *Session) addChange(now time.Time, name, why string, fresh *secretState, limit time.Time) {
 	c := s.changes[name]
 	if c == nil {
-		c = &change{name: name, change: s.held[name].secret.Change, why: why}
+		c = &change{name: name, change: s.secrets[name].secret.Change, why: why}
 		s.changes[name] = c
 	}
-	if fresh != nil {
+	if c.onlyDrop { // there is another reason now, but for what addDrop says
+		c.why, c.onlyDrop = why, false
+	}
+	switch {
+	case fresh != nil:
 		c.fresh, c.why, c.fails = fresh, why, 0
+	case !limit.IsZero() && c.fresh == s.secrets[name]: // what it was to give the task is what ends
+		c.fresh = nil
 	}
 	wait := spread(c.change, s.task.AllocIndex, s.k.random())
 	if c.change.Mode == secrets.Noop {
@@ -39,48 +60,107 @@ func (s *Session) addChange(now time.Time, name, why string, fresh *held, limit 
 	}
 	var last time.Time
 	if !limit.IsZero() {
-		last = limit.Add(-actTime(c.change.Mode, s.spec.StopTimeout))
+		last = limit.Add(-applyTime(c.change.Mode, s.spec.StopTime()))
 		if last.Before(now.Add(coalesce)) {
-			last = now.Add(coalesce) // what is gone already can wait for others that are gone, too
+			last = now.Add(coalesce) // what is lost already can wait for others that are lost, too
 		}
 	}
-	c.last = earliest(c.last, last)
-	c.act = earliest(c.act, actAt(now, wait, last))
+	c.latest = earliest(c.latest, last)
+	c.at = earliest(c.at, applyAt(now, wait, last))
 }
 
-// stepChanges begins a rotation when its moment has come. Secrets whose change the task does not
-// notice do not wait for the others; all the others are done at once, at the moment of the
+// replaceBefore is addChange for a cause that is found again at each step until the secret is replaced: it adds nothing to a
+// change that is on its way, but for a limit that it has not known.
+func (s *Session) replaceBefore(now time.Time, name, why string, limit time.Time) {
+	c := s.changes[name]
+	switch {
+	case s.rotation.has(name):
+	case c == nil, c.latest.IsZero() && !limit.IsZero():
+		s.addChange(now, name, why, nil, limit)
+	}
+}
+
+// reason is why a secret is replaced, as events and the log say it.
+func (c *change) reason() string {
+	const resumed = "resumed after a restart of the plugin"
+	switch {
+	case !c.interrupted:
+		return c.why
+	case c.why == "":
+		return resumed
+	}
+	return c.why + "; " + resumed
+}
+
+// addDrop notes that a secret is to be left out, since the policies no longer grant it.
+func (s *Session) addDrop(now time.Time, name string) {
+	c := s.changes[name]
+	only := c == nil || c.onlyDrop
+	s.addChange(now, name, "", nil, time.Time{})
+	c = s.changes[name]
+	c.drop, c.onlyDrop = true, only
+}
+
+// cancelDrop is for a secret that is to stay after all. What else is to be done with it stays to be done.
+func (s *Session) cancelDrop(name string) {
+	c := s.changes[name]
+	switch {
+	case c == nil || !c.drop:
+	case c.onlyDrop:
+		delete(s.changes, name)
+	default:
+		c.drop = false
+	}
+}
+
+// stepChanges begins a rotation when its deadline has come. Secrets whose change the task does not
+// notice do not wait for the others; all the others are done at once, at the deadline of the
 // strongest (C7).
 func (s *Session) stepChanges(now time.Time) (next time.Time) {
-	if s.rotation != nil || s.login.dead {
-		return time.Time{} // its end wakes the loop
+	if s.phase.rotating() {
+		return s.rotation.cutShort(now, s.changes) // its end wakes the loop, too
 	}
-	m := momentsOf(s.changes)
+	changes := s.fetchable()
+	m := deadlinesOf(changes)
 	if now.Before(m.next) || m.next.IsZero() {
 		return m.next
 	}
-	if due(now, m.loud) {
-		s.hurry(now)
+	if due(now, m.disruptive) {
+		s.pullForward(now)
 	}
-	r := &rotation{old: map[string]*held{}}
-	for name, c := range s.changes {
-		if m.comes(now, c) {
+	r := &rotation{began: now}
+	for _, c := range changes {
+		if m.due(now, c) {
 			r.batch = append(r.batch, c)
-			r.names = append(r.names, name)
 		}
 	}
-	slices.SortFunc(r.batch, func(a, b *change) int { return strings.Compare(a.name, b.name) })
-	slices.Sort(r.names)
-	s.rotation = r
-	s.mint(r)
+	slices.SortFunc(r.batch, byName)
+	s.rotation, s.phase = r, phaseFetching
+	s.fetchBatch(r)
 	return time.Time{}
 }
 
-// hurry brings forward what is to be replaced soon anyway, when the task is disturbed now: leases
+// fetchable are the changes that need not wait for a new token.
+func (s *Session) fetchable() map[string]*change {
+	if !s.tokens.lost() {
+		return s.changes
+	}
+	now := maps.Clone(s.changes)
+	maps.DeleteFunc(now, func(name string, _ *change) bool {
+		h := s.secrets[name]
+		return h != nil && s.waitsForToken(h)
+	})
+	return now
+}
+
+// pullForward adds what is to be replaced soon anyway, when the task is disturbed now: leases
 // that were granted together reach their maximum nearly together.
-func (s *Session) hurry(now time.Time) {
-	for name, h := range s.held {
-		if h.rotate.IsZero() || h.gone || s.changes[name] != nil || h.secret.Change.Mode == secrets.Noop {
+func (s *Session) pullForward(now time.Time) {
+	for name, h := range s.secrets {
+		if h.rotate.IsZero() || h.lost || s.waitsForToken(h) || s.changes[name] != nil || h.secret.Change.Mode == secrets.Noop {
+			continue
+		}
+		if h.answer.Kind == secrets.Issued && now.Before(h.answer.At.Add(reissueAtLeast)) {
 			continue
 		}
 		if h.rotate.Sub(now) < h.ends.Sub(h.rotate)/4 {
@@ -89,13 +169,13 @@ func (s *Session) hurry(now time.Time) {
 	}
 }
 
-// moments are when to act on a set of changes.
-type moments struct {
-	quiet, loud time.Time // for those that the task does not notice, and those that it does
-	next        time.Time // the first of these, and of the failed ones' next attempts
+// deadlines are when to apply a set of changes.
+type deadlines struct {
+	silent, disruptive time.Time // for those that the task does not notice, and those that it does
+	next               time.Time // the first of these, and of the failed ones' next attempts
 }
 
-func momentsOf(changes map[string]*change) (m moments) {
+func deadlinesOf(changes map[string]*change) (m deadlines) {
 	mode := secrets.Noop
 	for _, c := range changes {
 		if c.fails == 0 {
@@ -105,26 +185,26 @@ func momentsOf(changes map[string]*change) (m moments) {
 	for _, c := range changes {
 		switch {
 		case c.fails > 0:
-			m.next = earliest(m.next, c.act)
+			m.next = earliest(m.next, c.at)
 		case c.change.Mode == secrets.Noop:
-			m.quiet = earliest(m.quiet, c.act)
+			m.silent = earliest(m.silent, c.at)
 		case c.change.Mode == mode:
-			m.loud = earliest(m.loud, c.act)
+			m.disruptive = earliest(m.disruptive, c.at)
 		default: // it waits for the stronger as long as it can
-			m.loud = earliest(m.loud, c.last)
+			m.disruptive = earliest(m.disruptive, c.latest)
 		}
 	}
-	m.next = earliest(m.next, m.quiet, m.loud)
+	m.next = earliest(m.next, m.silent, m.disruptive)
 	return m
 }
 
-// comes reports whether a change's moment has come.
-func (m moments) comes(now time.Time, c *change) bool {
+// due reports whether a change is to be applied now.
+func (m deadlines) due(now time.Time, c *change) bool {
 	switch {
 	case c.fails > 0:
-		return due(now, c.act)
+		return due(now, c.at)
 	case c.change.Mode == secrets.Noop:
-		return due(now, m.quiet) || due(now, m.loud)
+		return due(now, m.silent) || due(now, m.disruptive)
 	}
-	return due(now, m.loud)
+	return due(now, m.disruptive)
 }

@@ -2,112 +2,196 @@ package lifecycle
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// All that a session tells the operator. Only ten events are kept of a task, so they are few, and
-// short; what comes again and again is said once.
+// The events of a session. Nomad keeps ten of a task, so they are few, and short; what repeats is emitted once.
 
 func clock(t time.Time) string { return t.UTC().Format("15:04:05 UTC") }
 
-func sayReading(id *identity) string { return "secrets: reading with " + id.describe() }
+func eventReading(id *identity) string { return "Secrets: reading with " + id.describe() }
 
-func sayLeftOut(sec *secrets.Secret) string {
-	return fmt.Sprintf("secret %q: nothing is at %s; left out, for it is not required", sec.Name, sec.Request.Path)
+func eventSkipped(sec *secrets.Secret) string {
+	return fmt.Sprintf("Secrets: secret %q not found at %s; skipped (required = false)", sec.Name, sec.Request.Path)
 }
 
-func sayOutage(now, ends time.Time) string {
+// eventWaits is about a start that tries again.
+func eventWaits(cause error, until time.Time) string {
+	return fmt.Sprintf("Secrets: the start waits, and tries again until %s, because of: %s", clock(until), secrets.Cut(oneLine(cause.Error()), maxReason))
+}
+
+// eventNoAnswerYet is about a start whose first request takes long.
+func eventNoAnswerYet(what string, until time.Time) string {
+	return fmt.Sprintf("Secrets: the start waits for %s until %s, and has no answer yet", what, clock(until))
+}
+
+func eventOutage(provider string, now, ends time.Time) string {
+	head := "Secrets: " + serverOf(provider) + " unreachable; "
 	switch {
 	case ends.IsZero():
-		return "secrets server unreachable; the task keeps its secrets"
+		return head + "the task keeps its secrets"
 	case ends.Before(now):
-		return "secrets server unreachable; credentials ended at " + clock(ends) + ", and are replaced when it is back"
+		return head + "credentials ended at " + clock(ends) + " and are replaced when it is back"
 	}
-	return "secrets server unreachable; credentials stay valid until " + clock(ends)
+	return head + "credentials stay valid until " + clock(ends)
 }
 
-func sayOutageOver() string { return "secrets server reachable again" }
-
-func sayRevocationRefused() string {
-	return "revocation of old leases refused: they end with their TTL (policy needs update on sys/leases/revoke)"
-}
-
-func sayTokenRevocationRefused() string {
-	return "revocation of the task's token refused: it ends with its TTL (policy needs update on auth/token/revoke-self)"
-}
-
-func sayTokenRenewalRefused() string {
-	return "secrets: renewal of the task's token refused (policy needs update on auth/token/renew-self); before its end the task logs in again, and its leases are rotated"
-}
-
-func sayRenewalRefused(name string) string {
-	return fmt.Sprintf("secret %q: renewal refused (policy needs update on sys/leases/renew); it is rotated before its end instead", name)
-}
-
-func sayRenewalFailed(h *held, err error) string {
-	return fmt.Sprintf("secret %q: not renewed yet: %v; the one in hand ends at %s", h.secret.Name, err, clock(h.ends))
-}
-
-func sayCheckRefused() string {
-	return "secrets: lease checks refused (policy needs update on sys/leases/lookup); a revoked lease is seen only when it is renewed"
-}
-
-func sayTokenDead(id *identity) string {
-	if id.source == fromIdentity {
-		return "the task's token has ended; logging in again"
+// eventEnded is about credentials that have ended and that the task still has; first is when the first of them did.
+func eventEnded(names []string, first time.Time) string {
+	quoted := make([]string, 0, maxNamed)
+	for _, name := range names[:min(len(names), maxNamed)] {
+		quoted = append(quoted, strconv.Quote(name))
 	}
-	return id.describe() + " is not valid any more; waiting for a new one"
+	text := "Secrets: secret " + strings.Join(quoted, ", ")
+	if more := len(names) - len(quoted); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text + ": the credential in hand ended at " + clock(first) + "; it is replaced as soon as the server gives a new one"
 }
 
-func sayLoginRefused(err error) string { return fmt.Sprintf("secrets: %v", err) }
+func eventWatchFailed() string {
+	return "Secrets: not watched any more, because of an error in this plugin (the agent's log has it); restart the task to have them renewed"
+}
 
-// sayFailed is about a rotation that cannot be; the task keeps what it has.
-func sayFailed(h *held, err error) string {
-	text := fmt.Sprintf("%v", err)
+func eventOutageOver(provider string) string {
+	return "Secrets: " + serverOf(provider) + " reachable again"
+}
+
+// serverOf is how an event names a provider's server.
+func serverOf(provider string) string {
+	if provider == secrets.DefaultProvider {
+		return "server"
+	}
+	return fmt.Sprintf("provider %q", provider)
+}
+
+func eventTokenRenewalRefused() string {
+	return "Secrets: renewal of the task's token refused (policy needs update on auth/token/renew-self); the task logs in again before its end, and its leases are rotated"
+}
+
+func eventRenewalRefused(name string) string {
+	return fmt.Sprintf("Secrets: secret %q: renewal refused (policy needs update on sys/leases/renew); it is rotated before its end instead", name)
+}
+
+func eventRenewalFailed(h *secretState, err error) string {
+	return fmt.Sprintf("Secrets: secret %q: not renewed yet: %v; the current one ends at %s", h.secret.Name, err, clock(h.ends))
+}
+
+func eventCheckRefused() string {
+	return "Secrets: lease checks refused (policy needs update on sys/leases/lookup); a revoked lease is noticed only when it is renewed"
+}
+
+func eventTokenLost(id *identity) string {
+	if id.source == journal.FromIdentity {
+		return "Secrets: the task's token has ended; logging in again"
+	}
+	return "Secrets: " + id.describe() + " is no longer valid; waiting for a new one"
+}
+
+func eventLoginRefused(err error) string { return fmt.Sprintf("Secrets: %v", err) }
+
+// eventNotRotated is about a rotation that cannot be; the task keeps what it has.
+func eventNotRotated(h *secretState, err error) string {
+	text := secrets.Cut(err.Error(), maxReason)
 	if !strings.Contains(text, fmt.Sprintf("secret %q", h.secret.Name)) {
 		text = fmt.Sprintf("secret %q: %s", h.secret.Name, text)
 	}
 	switch {
-	case h.gone:
-		return fmt.Sprintf("not rotated: %s; the one in hand has ended", text)
+	case h.lost:
+		return fmt.Sprintf("Secrets: not rotated: %s; the current one has ended", text)
 	case h.ends.IsZero():
-		return "not rotated: " + text
+		return "Secrets: not rotated: " + text
 	}
-	return fmt.Sprintf("not rotated: %s; the one in hand ends at %s", text, clock(h.ends))
+	return fmt.Sprintf("Secrets: not rotated: %s; the current one ends at %s", text, clock(h.ends))
 }
 
-func sayNothingGranted() string {
-	return "secrets: the policies of the task's token grant no secret; look at the policies of its role"
+// emitShortLived reports a certificate that ends before it may be issued again: the server has begun to give
+// shorter ones since the start, which refuses them.
+func (s *Session) emitShortLived(h *secretState) {
+	if h.answer.Kind == secrets.Issued && h.rotate.After(h.ends) {
+		s.emitOnce(keyLifetime(h.secret.Name), fmt.Sprintf(
+			"Secrets: secret %q: its certificates have begun to end before they may be issued again, every %v at most; raise the role's ttl or max_ttl to %v or more",
+			h.secret.Name, reissueAtLeast, secrets.MinLifetime))
+	}
 }
 
-func sayPolicies(err error) string {
-	return fmt.Sprintf("secrets: what the policies grant cannot be taken up: %v", err)
+// maxReason bounds an error within an event, so that what follows it is seen.
+const maxReason = 1500
+
+// maxOutcome bounds what is said of the action in an event about a rotation.
+const maxOutcome = 500
+
+func eventNothingGranted() string {
+	return "Secrets: the policies of the task's token grant no secret; check the policies of its role"
 }
 
-func sayNotAdded(name string, err error) string {
-	return fmt.Sprintf("secret %q is granted by the policies now, and not added: %v", name, err)
+func eventPolicies(err error) string {
+	return fmt.Sprintf("Secrets: what the policies grant cannot be applied: %v", err)
 }
 
-func sayChange(c *change) string {
+func eventPoliciesCut() string {
+	return fmt.Sprintf("Secrets: the policies grant more than the %d secrets that one task may have, or their patterns hold more than %d paths; the rest is skipped: narrow the policy, or declare secrets", secrets.MaxSecrets, secrets.MaxDiscovered)
+}
+
+// maxNamed and maxEvent bound an event about many secrets: it goes into Nomad's own state.
+const (
+	maxNamed = 20
+	maxEvent = 2 << 10
+)
+
+func eventGrantsSkipped(all []secrets.Skipped) string {
+	const head = "Secrets: granted by the policies and skipped: "
+	named := all[:min(len(all), maxNamed)]
+	most := (maxEvent-len(head)-20)/len(named) - 2
+	parts := make([]string, len(named))
+	for i, l := range named {
+		parts[i] = secrets.Cut(secrets.Cut(plain(l.Path), most/2)+" ("+secrets.Cut(oneLine(l.Why), 300), most-1) + ")"
+	}
+	text := head + strings.Join(parts, "; ")
+	if more := len(all) - len(named); more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
+}
+
+// plain is a path as it is, or quoted where that would not show what it is: a key may hold anything.
+func plain(path string) string {
+	if strings.ContainsFunc(path, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }) {
+		return strconv.Quote(path)
+	}
+	return path
+}
+
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+func describeChange(c *change) string {
 	switch {
 	case c.drop:
-		return fmt.Sprintf("secret %q left out (%s)", c.name, c.why)
+		return fmt.Sprintf("secret %q removed (the policies no longer grant it)", c.name)
 	case c.added:
 		return fmt.Sprintf("secret %q added (the policies grant it now)", c.name)
 	}
-	if c.why == "" {
+	why := c.reason()
+	if why == "" {
 		return fmt.Sprintf("secret %q changed", c.name)
 	}
-	return fmt.Sprintf("secret %q rotated (%s)", c.name, c.why)
+	return fmt.Sprintf("secret %q rotated (%s)", c.name, why)
 }
 
-func sayRotated(r *rotation, outcome string) string {
+func eventRotated(r *rotation, outcome string) string {
+	const most = 20
 	var parts []string
-	for _, c := range r.batch {
-		parts = append(parts, sayChange(c))
+	for _, c := range r.batch[:min(most, len(r.batch))] {
+		parts = append(parts, describeChange(c))
 	}
-	return strings.Join(parts, ", ") + "; " + outcome
+	if rest := len(r.batch) - most; rest > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", rest))
+	}
+	return "Secrets: " + secrets.Cut(strings.Join(parts, ", "), maxReason) + "; " + secrets.Cut(outcome, maxOutcome)
 }

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/steps"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -17,77 +20,151 @@ func (s *Session) begin(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.k.cfg.StartTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)() // Close does not wait for an outage
+	s.waiting = newWaiting(s.host.Event)
+	s.starting = s.k.memory.open()
+	defer func() {
+		s.starting.close()
+		s.starting = nil
+	}()
+	return steps.Run(ctx,
+		steps.Step{Do: s.firstLogin},
+		steps.Step{Do: s.discoverFirst},
+		// What the policies grant comes after what the job declares: it takes no room from that.
+		steps.Step{Do: s.fetchDeclared},
+		steps.Step{Do: s.fetchGranted},
+	)
+}
 
-	err := s.patiently(ctx, func() error {
-		release, err := s.k.limit.foreground(ctx)
+// fetchGranted gets what the policies grant, renders all that there is, and journals it.
+func (s *Session) fetchGranted(ctx context.Context) error {
+	grants := s.requestGrants()
+	defer grants.close()
+	if err := grants.await(ctx); err != nil {
+		return err
+	}
+	if err := s.renderFirst(time.Now(), grants); err != nil {
+		return err
+	}
+	s.openLive(time.Now(), func(_ string, h *secretState) time.Time { return h.answer.At })
+	s.emitSkipped()
+	grants.awaitRest()
+	crashpoint.Reached(crashpoint.SecretsJournalled, s.task.Name)
+	return nil
+}
+
+// renderFirst renders and journals what the task starts with. Of what the policies grant it leaves out what does not
+// fit, or cannot be journalled.
+func (s *Session) renderFirst(now time.Time, grants *grants) error {
+	s.phase = phaseWatching // from what is journalled next on
+	for {
+		fitted, err := secrets.Fit(s.spec, s.answers(nil), s.around(nil))
+		if err != nil {
+			return grants.explain(err)
+		}
+		s.set.Store(fitted.Set)
+		s.fitted(now, fitted)
+		for _, h := range s.secrets {
+			s.schedule(now, h)
+		}
+		if err = s.journalSecrets(); err == nil {
+			return nil
+		}
+		if !s.dropLargestGrant(now, err) {
+			return err
+		}
+	}
+}
+
+// firstLogin gets a token, if one of the providers is asked with tokens.
+func (s *Session) firstLogin(ctx context.Context) error {
+	if s.tokens.issuer == nil {
+		return nil
+	}
+	err := s.retryUntil(ctx, "a token", func() error {
+		release, err := s.foreground(ctx)
 		if err != nil {
 			return err
 		}
 		defer release()
-		s.login, err = s.logIn(ctx)
+		l, err := s.logIn(ctx)
+		if err == nil {
+			s.tokens.use(l)
+		}
 		return err
 	})
 	if err != nil {
+		if s.policies.config.ByOperator && len(s.spec.Secrets) == 0 && len(s.spec.Files) == 0 && onlyGrants(err) {
+			err = fmt.Errorf("%w: %w", ErrNothingGranted, err)
+		}
 		return err
 	}
-	s.login.check = s.nextCheck(s.login.since)
-	tok := s.login.tok
-	s.identity.current.Store(&tok)
-	s.host.Event(sayReading(s.identity))
+	s.tokens.current.check = s.nextCheck(s.tokens.current.since)
+	s.host.Event(eventReading(s.tokens.identity))
+	return nil
+}
 
-	if s.policies.from != nil {
-		if err := s.patiently(ctx, func() error { return s.discover(ctx) }); err != nil {
-			return err
-		}
-	}
-	wanted := make([]*secrets.Secret, len(s.spec.Secrets))
+// fetchDeclared gets every secret that the job declares.
+func (s *Session) fetchDeclared(ctx context.Context) error {
+	var wanted []*secrets.Secret
 	for i := range s.spec.Secrets {
-		wanted[i] = &s.spec.Secrets[i]
-	}
-	err = s.patiently(ctx, func() error {
-		got, failed := s.fetch(ctx, s.login, wanted, s.foreground)
-		for name, h := range got {
-			s.held[name] = h
+		if sec := &s.spec.Secrets[i]; !sec.Granted {
+			wanted = append(wanted, sec)
 		}
-		wanted = wanted[:0]
+	}
+	keys := newKeyring()
+	return s.retryUntil(ctx, "its secrets", func() error {
+		got, failed := s.fetch(ctx, s.tokens.current, wanted, keys, s.foreground)
+		refuseAnswers(got, failed)
+		for name, h := range got {
+			s.secrets[name] = h
+		}
+		asked := wanted
+		wanted = nil
 		var first error
-		for i := range s.spec.Secrets { // in their order, so that the same error comes first each time
-			sec := &s.spec.Secrets[i]
+		for _, sec := range asked { // in their order, so that the same error comes first each time
 			err := failed[sec.Name]
 			switch {
 			case err == nil:
 			case secrets.KindOf(err) == secrets.NotFound && !sec.Required:
-				s.host.Event(sayLeftOut(sec))
+				s.host.Event(eventSkipped(sec))
 			default:
 				wanted = append(wanted, sec)
-				if first == nil || s.waitable(first) && !s.waitable(err) {
+				if first == nil || s.retryable(first) && !s.retryable(err) {
 					first = err
 				}
 			}
 		}
 		return first
 	})
-	if err != nil {
-		return err
+}
+
+// refuseAnswers removes from what a start got what checkAnswer refuses. A lease among it is journalled already, and
+// revoked with all else of the start.
+func refuseAnswers(got map[string]*secretState, failed map[string]error) {
+	for name, h := range got {
+		if err := checkAnswer(h); err != nil {
+			delete(got, name)
+			failed[name] = err
+		}
 	}
-	set, err := secrets.Render(s.spec, s.answers(nil))
-	if err != nil {
-		return err
+}
+
+// checkAnswer refuses what only the server's answer shows to be wrong with a secret that the job declares. Its errors are
+// of kind Invalid, which fails the start for good.
+func checkAnswer(h *secretState) error {
+	if h.answer.Kind == secrets.Issued {
+		// Issued again as often as a short lifetime takes, a certificate would cost the server, and so other tasks, more
+		// than one task may (C11). Counted by two clocks.
+		return secrets.CheckLifetime(h.secret.Name, h.secret.Request.Path, h.ends.Sub(h.answer.At), clockSlack)
 	}
-	s.set.Store(set)
-	for _, h := range s.held {
-		s.schedule(time.Now(), h)
-	}
-	if err := s.journalHeld(stepWatching); err != nil {
-		return err
-	}
-	crashpoint.Reached(crashpoint.SecretsJournalled, s.task.Name)
 	return nil
 }
 
-// patiently repeats what fails for a reason that waiting mends, until it does not or ctx ends. The
-// error then is the server's last, not ctx's.
-func (s *Session) patiently(ctx context.Context, attempt func() error) error {
+// retryUntil repeats what waiting helps, until it succeeds or ctx ends. The
+// error then is the server's last, not ctx's. what is what the start wants to have, for an event that says that it waits.
+func (s *Session) retryUntil(ctx context.Context, what string, attempt func() error) error {
+	failed, done := s.waiting.attempt(ctx, what)
+	defer done()
 	var last error
 	for n := 1; ; n++ {
 		err := attempt()
@@ -95,32 +172,38 @@ func (s *Session) patiently(ctx context.Context, attempt func() error) error {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
-			if last == nil || s.waitable(err) && !errors.Is(err, ctx.Err()) {
+			if last == nil || s.retryable(err) && !errors.Is(err, ctx.Err()) {
 				last = err
 			}
 			return secrets.Errorf(secrets.Outage, "gave up waiting: %w", last)
-		case !s.waitable(err):
+		case !s.retryable(err):
 			return err
 		}
 		if last == nil {
 			s.log.Warn("waiting for the secrets server", "error", err)
 		}
 		last = err
-		pause := min(retryIn(n, s.k.random()), retryIn(4, s.k.random())) // somebody waits, and not for long
+		failed(err, s.tokens.identity.retryableUntil(s.tokens.current, err))
+		pause := min(backoff(n, s.k.random()), backoff(4, s.k.random())) // somebody waits, and not for long
 		if secrets.KindOf(err) == secrets.Refused {
-			pause = retryIn(1, s.k.random()) // within the few seconds that a standby may lag
+			pause = backoff(1, s.k.random()) // within the few seconds that a standby may lag
 		}
 		wait(ctx, pause)
 	}
 }
 
-// waitable reports whether the same request may succeed later, with nobody changing anything.
-func (s *Session) waitable(err error) bool {
+// retryable reports whether the same request may succeed later, with nobody changing anything.
+func (s *Session) retryable(err error) bool {
+	return s.tokens.identity.retryable(s.tokens.current, err)
+}
+
+// retryable is for what was asked with a token, of an identity; both are nil where there is none.
+func (id *identity) retryable(l *tokenState, err error) bool {
 	switch secrets.KindOf(err) {
 	case secrets.Outage:
 		return true
 	case secrets.Refused: // a standby may not have heard of the token yet (S2)
-		return s.login != nil && s.identity.source == fromIdentity && time.Since(s.login.since) < standbyLag
+		return l != nil && id.source == journal.FromIdentity && time.Since(l.since) < standbyLag
 	}
 	return false
 }
@@ -128,24 +211,31 @@ func (s *Session) waitable(err error) bool {
 // turn waits for a request's turn; release is called when the request is over.
 type turn func(ctx context.Context) (release func(), err error)
 
-func (s *Session) foreground(ctx context.Context) (func(), error) { return s.k.limit.foreground(ctx) }
+func (s *Session) foreground(ctx context.Context) (func(), error) {
+	return s.k.limit.Foreground(ctx, s.tenant(), limit.ForStart)
+}
 
 // background is a turn within the request rate.
-func (s *Session) background(u urgency, due time.Time) turn {
+func (s *Session) background(u limit.Priority, due time.Time) turn {
 	return func(ctx context.Context) (func(), error) {
-		return func() {}, s.k.limit.background(ctx, u, due)
+		return func() {}, s.k.limit.Background(ctx, s.tenant(), u, due)
 	}
 }
 
 // fetch reads secrets, all at once. One that fails does not stop the others: a request that is cut
 // off may have made a credential that nobody then knows of. It touches nothing of the loop's.
-func (s *Session) fetch(ctx context.Context, l *login, wanted []*secrets.Secret, t turn) (got map[string]*held, failed map[string]error) {
-	got, failed = map[string]*held{}, map[string]error{}
+func (s *Session) fetch(ctx context.Context, l *tokenState, wanted []*secrets.Secret, keys *keyring, t turn) (got map[string]*secretState, failed map[string]error) {
+	f := s.starting
+	if f == nil {
+		f = s.k.memory.open()
+		defer f.close()
+	}
+	got, failed = map[string]*secretState{}, map[string]error{}
 	var mu sync.Mutex // guards both
 	var all sync.WaitGroup
 	for _, sec := range wanted {
 		all.Go(func() {
-			h, err := s.fetchOne(ctx, l, sec, t)
+			h, err := s.fetchOne(ctx, l, sec, keys, t, f)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -159,28 +249,66 @@ func (s *Session) fetch(ctx context.Context, l *login, wanted []*secrets.Secret,
 	return got, failed
 }
 
-func (s *Session) fetchOne(ctx context.Context, l *login, sec *secrets.Secret, t turn) (*held, error) {
+func (s *Session) fetchOne(ctx context.Context, l *tokenState, sec *secrets.Secret, keys *keyring, t turn, f *fetched) (*secretState, error) {
+	req := sec.Request
+	var key secrets.Value
+	if sec.CSR != nil { // before its turn, which others wait for
+		var err error
+		if key, err = keys.of(ctx, sec); err == nil {
+			req.Params, err = sec.CSR.Params(req.Params, key)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("secret %q: %w", sec.Name, err)
+		}
+	}
 	release, err := t(ctx)
 	if err != nil {
 		return nil, secrets.Errorf(secrets.Outage, "secret %q: %w", sec.Name, err)
 	}
 	defer release()
-	req := sec.Request
-	if req.Namespace == "" {
-		req.Namespace = s.namespace
+	if err := f.gaveUp(); err != nil {
+		return nil, err
+	}
+	p, err := s.k.providers.named(sec.Request.Provider)
+	if err != nil {
+		return nil, fmt.Errorf("secret %q: %w", sec.Name, err)
+	}
+	req.Namespace, req.Task = s.namespaceOf(req), s.asker()
+	var tok secrets.Token
+	if p.tokens == nil {
+		l = nil
+	} else {
+		tok = l.tok
 	}
 	at := time.Now()
-	rctx, cancel := context.WithTimeout(ctx, mintTimeout)
+	rctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	a, err := s.k.cfg.Provider.Read(rctx, l.tok, req)
+	a, err := p.Read(rctx, tok, req)
+	s.logRequest("fetch", at, err, "secret", sec.Name)
 	if err != nil {
 		return nil, fmt.Errorf("secret %q: %w", sec.Name, err)
 	}
 	crashpoint.Reached(crashpoint.SecretAnswered, s.task.Name)
+	if sec.CSR != nil {
+		a.Fields = sec.CSR.Complete(a.Fields, key)
+	}
 	if a.At.IsZero() {
 		a.At = at
 	}
-	h := &held{secret: sec, answer: a, under: l}
+	if a.Kind == secrets.Leased && p.leases == nil {
+		return nil, secrets.Errorf(secrets.Invalid, "secret %q: provider %q has lent it, and has no way to renew or revoke a lease", sec.Name, p.name)
+	}
+	if err := f.add(a.Fields.Size()); err != nil {
+		err = fmt.Errorf("secret %q: %w", sec.Name, err)
+		if !sec.Granted {
+			f.giveUp(err)
+		}
+		if a.Kind == secrets.Leased {
+			err = errors.Join(err, s.revokeNow(ctx, p, l, req.Namespace, a.Lease.ID))
+		}
+		return nil, err
+	}
+	h := &secretState{secret: sec, from: p, answer: a, token: l}
 	switch a.Kind {
 	case secrets.Static:
 		h.digest = s.k.digest(a.Fields)
@@ -188,12 +316,11 @@ func (s *Session) fetchOne(ctx context.Context, l *login, sec *secrets.Secret, t
 		if a.Lease.Duration > 0 {
 			h.ends = a.At.Add(a.Lease.Duration)
 		}
-		if err := s.journal.addLease(heldLease{ID: a.Lease.ID, TokenAccessor: l.tok.Accessor, Ends: h.ends}); err != nil {
+		if err := s.journal.AddLease(journal.Lease{
+			Provider: p.name, ID: a.Lease.ID, TokenID: l.tok.ID, Ends: h.ends, Use: journal.LeaseFetched, Secret: sec.Name,
+		}); err != nil {
 			// What is not written down would outlive us: better no credential than a leaked one.
-			cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-			defer cancel()
-			return nil, errors.Join(fmt.Errorf("secret %q: %w", sec.Name, err),
-				s.k.cfg.Provider.Revoke(cctx, l.tok, req.Namespace, a.Lease.ID))
+			return nil, errors.Join(fmt.Errorf("secret %q: %w", sec.Name, err), s.revokeNow(ctx, p, l, req.Namespace, a.Lease.ID))
 		}
 		crashpoint.Reached(crashpoint.LeaseJournalled, s.task.Name)
 	case secrets.Issued:
@@ -202,16 +329,26 @@ func (s *Session) fetchOne(ctx context.Context, l *login, sec *secrets.Secret, t
 	return h, nil
 }
 
+// revokeNow ends a lease that nothing was written down of.
+func (s *Session) revokeNow(ctx context.Context, p *provider, l *tokenState, namespace string, id secrets.LeaseID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+	defer cancel()
+	return p.leases.Revoke(ctx, l.tok, namespace, id)
+}
+
 // schedule decides when a secret just fetched is to be renewed, replaced and looked after.
-func (s *Session) schedule(now time.Time, h *held) {
+func (s *Session) schedule(now time.Time, h *secretState) {
 	switch h.answer.Kind {
 	case secrets.Leased:
 		l := h.answer.Lease
 		h.check = checkAt(h.answer.At, s.k.cfg.LeaseCheckInterval, s.k.random())
+		if s.endsWithToken(h) {
+			return
+		}
 		if l.Renewable && l.Duration > 0 {
 			h.renew = renewAt(h.answer.At, l.Duration, s.k.random())
 		} else if l.Duration > 0 {
-			s.lastOf(now, h, "its lease cannot be renewed")
+			s.rotateBeforeEnd(now, h, "its lease cannot be renewed")
 		}
 	case secrets.Issued:
 		h.rotate = issuedAt(h.answer.At, h.ends, s.need(h), s.k.random())
@@ -219,15 +356,15 @@ func (s *Session) schedule(now time.Time, h *held) {
 	}
 }
 
-// lastOf notes that a lease will not be extended any more, and decides when to replace it (C2).
-func (s *Session) lastOf(now time.Time, h *held, why string) {
+// rotateBeforeEnd notes that a lease will not be extended any more, and decides when to replace it (C2).
+func (s *Session) rotateBeforeEnd(now time.Time, h *secretState, why string) {
 	h.renew = time.Time{}
 	h.rotate, h.why = rotateAt(now, h.ends, h.answer.Lease.Duration, s.need(h)), why
 }
 
 // need is the longest time that a rotation of h may take.
-func (s *Session) need(h *held) time.Duration {
-	return need(h.secret.Change, s.task.AllocIndex, s.spec.StopTimeout)
+func (s *Session) need(h *secretState) time.Duration {
+	return need(h.secret.Change, s.task.AllocIndex, s.spec.StopTime())
 }
 
 // wait sleeps, or less if ctx ends.

@@ -2,25 +2,30 @@ package lifecycle
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	mathrand "math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/poll"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/revoke"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
-// Config is what a Keeper needs to know of the operator's options (DESIGN 4).
+// Config is what a Keeper needs to know of the operator's options (README, "Plugin options").
 type Config struct {
-	Provider secrets.Provider
-	// StateDir is this driver's own journal directory: <state_dir>/<driver>.
+	// Providers are where secrets are read from, by the name that a job gives.
+	Providers map[string]Provider
+	// StateDir is this driver's own journal directory: <state_dir>/journal/<driver>.
 	StateDir string
 
 	// JWTMount, JWTRole and JWTFile (relative to the task directory) are how a task's identity logs in.
@@ -29,7 +34,8 @@ type Config struct {
 	TokenFile      string
 	TokenFilePaths []string
 
-	Namespace          string
+	Namespace string
+	// The times and the rate are to be set: the operator's defaults are the driver's.
 	PollInterval       time.Duration
 	LeaseCheckInterval time.Duration
 	StartTimeout       time.Duration
@@ -38,93 +44,83 @@ type Config struct {
 	Log hclog.Logger
 }
 
-// The operator's defaults (DESIGN 4), for what a Config leaves at zero.
-const (
-	defaultPollInterval       = 10 * time.Second
-	defaultLeaseCheckInterval = 60 * time.Second
-	defaultStartTimeout       = 2 * time.Minute
-)
-
 var (
 	// ErrEnded is a Host's answer when the task ended, or was stopped, before it could be restarted.
 	ErrEnded = errors.New("the task has ended")
 	// ErrNoJournal means that nothing is written about a task: it has no secrets of ours.
-	ErrNoJournal = errors.New("no journal for this task")
+	ErrNoJournal = journal.ErrNone
 	// ErrJournalUnreadable means that something is written about a task and makes no sense: it is
-	// damaged, or a newer plugin wrote it. The task is to be recovered unwatched (DESIGN 2).
-	ErrJournalUnreadable = errJournalUnreadable
+	// damaged, or a newer plugin wrote it. The task is to be recovered unwatched (README, "When things fail").
+	ErrJournalUnreadable = journal.ErrUnreadable
+	// ErrNothingGranted is of a task that declares no secret and only falls under the operator's from_policies, and
+	// whose policies cannot be asked for: that is no reason not to start it.
+	ErrNothingGranted = errors.New("what the task's policies grant cannot be fetched")
 	// ErrClosed is the answer of a Keeper after Close.
 	ErrClosed = errors.New("the keeper is closed")
 )
 
 // Keeper keeps the secrets of all tasks of one plugin process: it owns the sessions, the shared
-// polls, the request rate and the revocations still owed. Safe for concurrent use.
+// polls, the request rate and the pending revocations. Safe for concurrent use.
 type Keeper struct {
-	cfg    Config
-	files  privateFiles
-	random func() float64 // in [0, 1); safe for concurrent use
+	cfg       Config
+	providers providers
+	files     privateFiles
+	random    func() float64 // in [0, 1); safe for concurrent use
 
-	limit *limiter
-	polls *poller
-	debts *debts
+	limit       *limit.Limiter
+	polls       *poll.Poller
+	revocations *revoke.Queue
 	// digestKey makes digests of secrets useless outside this process: they are compared, not kept.
 	digestKey []byte
+	room      *room
+	memory    *memory
+	reading   sync.Mutex // of a task's values from its journal: one task after the other
 
 	stopSweep context.CancelFunc
 	sweeping  sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
-	sessions map[taskKey]*Session
+	sessions map[journal.TaskKey]*Session
 }
 
-// taskKey names a task as the journal does: a task's next start takes the place of the one before.
-type taskKey struct{ alloc, task string }
-
-func (t Task) key() taskKey { return taskKey{t.AllocID, t.Name} }
-
-// New starts a Keeper and takes up the revocations still owed. Close ends it.
+// New starts a Keeper, and runs the revocations that an earlier process left pending. Close ends it.
 func New(cfg Config) (*Keeper, error) {
-	if cfg.PollInterval <= 0 {
-		cfg.PollInterval = defaultPollInterval
-	}
-	if cfg.LeaseCheckInterval <= 0 {
-		cfg.LeaseCheckInterval = defaultLeaseCheckInterval
-	}
-	if cfg.StartTimeout <= 0 {
-		cfg.StartTimeout = defaultStartTimeout
-	}
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
 	k := &Keeper{
 		cfg:       cfg,
-		files:     privateFiles{secrets.HardenPrivate, secrets.ReadPrivate},
+		providers: newProviders(cfg.Providers),
+		files:     privateFiles{taskdir.HardenPrivate, taskdir.ReadPrivate},
 		random:    mathrand.Float64,
-		limit:     newLimiter(cfg.RequestRate),
 		digestKey: make([]byte, 32),
-		sessions:  map[taskKey]*Session{},
+		room:      newRoom(cfg.StateDir),
+		memory:    newMemory(),
+		sessions:  map[journal.TaskKey]*Session{},
 	}
+	k.limit = limit.New(cfg.RequestRate, k.requestsBehind)
 	_, _ = rand.Read(k.digestKey) // never fails
 	var err error
-	k.debts, err = newDebts(debtsConfig{
-		stateDir: cfg.StateDir,
-		provider: cfg.Provider,
-		limit:    k.limit,
-		random:   func() float64 { return k.random() },
-		refused:  k.revocationRefused,
-		log:      cfg.Log,
+	k.revocations, err = revoke.New(revoke.Config{
+		StateDir: cfg.StateDir,
+		Provider: k.providers.revoker,
+		Limit:    k.limit,
+		Random:   func() float64 { return k.random() },
+		Refused:  k.revocationRefused,
+		Log:      cfg.Log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("take up the revocations owed: %w", err)
+		return nil, err
 	}
-	k.polls = newPoller(pollerConfig{
-		read:     cfg.Provider.Read,
-		limit:    k.limit,
-		interval: cfg.PollInterval,
-		digest:   k.digest,
-		random:   func() float64 { return k.random() },
-		log:      cfg.Log,
+	k.polls = poll.New(poll.Config{
+		Read:     k.providers.read,
+		Waiter:   k.providers.waiter,
+		Limit:    k.limit,
+		Interval: cfg.PollInterval,
+		Digest:   k.digest,
+		Random:   func() float64 { return k.random() },
+		Log:      cfg.Log,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	k.stopSweep = cancel
@@ -150,59 +146,15 @@ func (k *Keeper) Close() {
 	for _, s := range all {
 		s.stop()
 	}
-	k.polls.close()
-	k.debts.close()
+	k.polls.Close()
+	k.revocations.Close()
 }
 
-// Start is what a session begins with.
-type Start struct {
-	Task   Task
-	Spec   *secrets.Spec
-	Config secrets.TaskConfig // what Spec was compiled from; journalled, and compiled again at recovery
-	Env    map[string]string  // the task's environment as Nomad gave it: VAULT_TOKEN, VAULT_NAMESPACE
-	Driver json.RawMessage    // the driver's own notes, journalled with the intent
-}
-
-// Open journals the intent, gets a token, fetches and renders all of a task's secrets. It waits
-// out an outage until Config.StartTimeout, then returns an error of kind secrets.Outage. On error
-// nothing is left: no lease, no token, no journal; what must be revoked for that is owed by then.
-func (k *Keeper) Open(ctx context.Context, st Start, h Host) (*Session, error) {
-	if err := k.Abandon(st.Task); err != nil && !errors.Is(err, ErrNoJournal) {
-		return nil, fmt.Errorf("end what an earlier start left: %w", err)
-	}
-	id, err := k.identify(st)
-	if err != nil {
-		return nil, err
-	}
-	s := k.newSession(st.Task, st.Spec, h)
-	s.identity = id
-	if s.policies, err = k.policiesOf(st.Config, id); err != nil {
-		return nil, err
-	}
-	s.namespace = firstOf(st.Spec.Namespace, st.Env["VAULT_NAMESPACE"], k.cfg.Namespace)
-	s.journal, err = createJournal(k.cfg.StateDir, entry{
-		Task: st.Task, Step: stepStarting, Config: st.Config, Driver: st.Driver,
-		TokenSource: id.source, Namespace: s.namespace, Role: id.role,
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := k.add(s); err != nil {
-		return nil, errors.Join(err, s.journal.remove())
-	}
-	crashpoint.Reached(crashpoint.IntentJournalled, st.Task.Name)
-	if err := s.begin(ctx); err != nil {
-		s.End() // the undo of every step: it revokes what the journal says was made
-		return nil, err
-	}
-	return s, nil
-}
-
-// Recover takes up the session of a task that is running already, from its journal. Nothing is
-// minted and nothing restarted. ErrNoJournal if there is none, ErrJournalUnreadable if it makes no
+// Recover makes the session of a task that is running already, from its journal. Nothing is
+// fetched and nothing restarted. ErrNoJournal if there is none, ErrJournalUnreadable if it makes no
 // sense.
 func (k *Keeper) Recover(t Task, h Host) (*Session, error) {
-	j, err := openJournal(k.cfg.StateDir, t)
+	j, err := journal.Open(k.cfg.StateDir, t)
 	if err != nil {
 		return nil, err
 	}
@@ -220,13 +172,13 @@ func (k *Keeper) Recover(t Task, h Host) (*Session, error) {
 // its journal removed. Leftovers of an earlier start of the same task are handled so.
 func (k *Keeper) Abandon(t Task) error {
 	k.mu.Lock()
-	s := k.sessions[t.key()]
+	s := k.sessions[t.Key()]
 	k.mu.Unlock()
 	if s != nil {
 		s.End()
 		return nil
 	}
-	return k.debts.oweTask(t)
+	return k.revocations.EnqueueTask(t)
 }
 
 // add makes s one of those that Close stops.
@@ -237,28 +189,45 @@ func (k *Keeper) add(s *Session) error {
 		s.cancel()
 		return ErrClosed
 	}
-	k.sessions[s.task.key()] = s
+	k.sessions[s.task.Key()] = s
 	return nil
 }
 
 func (k *Keeper) drop(s *Session) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.sessions[s.task.key()] == s {
-		delete(k.sessions, s.task.key())
+	if k.sessions[s.task.Key()] == s {
+		delete(k.sessions, s.task.Key())
+	}
+	k.mu.Unlock()
+	k.room.forget(s) // which may wait for a write
+}
+
+// valuesOf reads a task's values. Many tasks are recovered at once, and each takes a few times its values
+// for the while.
+func (k *Keeper) valuesOf(j *journal.Journal) (map[string]secrets.Fields, error) {
+	k.reading.Lock()
+	defer k.reading.Unlock()
+	return j.Values()
+}
+
+// revocationRefused tells the operator of a token or a lease that stays until its TTL. The task has ended as a rule,
+// so its events are over: the log has it, too.
+func (k *Keeper) revocationRefused(t Task, event string, err error) {
+	k.cfg.Log.Warn(event, "alloc_id", t.AllocID, "task", t.Name, "error", err)
+	k.mu.Lock()
+	s := k.sessions[t.Key()]
+	k.mu.Unlock()
+	if s != nil {
+		s.host.Event(event)
 	}
 }
 
-// revocationRefused tells of a token or a lease that stays until its TTL. The task has ended as a rule,
-// so its events are over: the log has it, too.
-func (k *Keeper) revocationRefused(t Task, say string, err error) {
-	k.cfg.Log.Warn(say, "alloc_id", t.AllocID, "task", t.Name, "error", err)
-	k.mu.Lock()
-	s := k.sessions[t.key()]
-	k.mu.Unlock()
-	if s != nil {
-		s.host.Event(say)
-	}
+// requestsBehind warns that the request rate is too low: credentials are kept alive first, so it
+// is polls and lease checks that come late.
+func (k *Keeper) requestsBehind(b limit.Backlog) {
+	k.cfg.Log.Warn("requests to the secrets server wait for their turn for too long; changes and revoked leases are seen late: raise request_rate, or reduce the secrets of the job with most requests",
+		"waited", b.Waited.Round(time.Second).String(), "waiting", b.Waiting, "request_rate", k.cfg.RequestRate,
+		"most_by_namespace", b.Busiest.Namespace, "most_by_job", b.Busiest.Job, "most", b.BusiestWaiting)
 }
 
 func (k *Keeper) digest(f secrets.Fields) string {
@@ -266,11 +235,9 @@ func (k *Keeper) digest(f secrets.Fields) string {
 	return hex.EncodeToString(d[:])
 }
 
-func firstOf(all ...string) string {
-	for _, s := range all {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
+// tokenID is what a token is known by: it tells nobody anything of the token.
+func (k *Keeper) tokenID(v secrets.Value) string {
+	mac := hmac.New(sha256.New, k.digestKey)
+	mac.Write(v.Bytes())
+	return hex.EncodeToString(mac.Sum(nil)[:16])
 }

@@ -5,22 +5,22 @@ import (
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// stepHeld renews, checks and replaces one leased or issued secret.
-func (s *Session) stepHeld(now time.Time, name string, h *held) (next time.Time) {
-	if h.gone {
+// stepSecret renews, checks and replaces one leased or issued secret.
+func (s *Session) stepSecret(now time.Time, name string, h *secretState) (next time.Time) {
+	if h.lost {
 		return time.Time{} // a change replaces it
 	}
-	if !h.rotate.IsZero() && s.changes[name] == nil && !s.rotation.has(name) {
-		if now.Before(h.rotate) {
-			next = h.rotate
-		} else {
-			s.addChange(now, name, h.why, nil, h.ends)
-		}
+	s.followToken(now, name, h)
+	if due(now, h.rotate) {
+		s.replaceBefore(now, name, h.why, h.ends)
+	} else {
+		next = h.rotate
 	}
-	if h.renewing || s.login.dead {
+	if h.renewing || s.tokens.lost() {
 		return next // the answer, or the new token, wakes the loop
 	}
 	if due(now, h.renew) {
@@ -29,7 +29,7 @@ func (s *Session) stepHeld(now time.Time, name string, h *held) (next time.Time)
 	}
 	next = earliest(next, h.renew)
 	switch {
-	case h.dropCheck != nil: // one is under way, and its answer wakes the loop
+	case h.cancelCheck != nil: // one is under way, and its answer wakes the loop
 	case due(now, h.check):
 		s.checkLease(name, h)
 	default:
@@ -41,108 +41,111 @@ func (s *Session) stepHeld(now time.Time, name string, h *held) (next time.Time)
 func due(now, at time.Time) bool { return !at.IsZero() && !now.Before(at) }
 
 // renew extends a lease (C1). That checks it, too: a check that still waits for its turn is not needed.
-func (s *Session) renew(name string, h *held) {
+func (s *Session) renew(name string, h *secretState) {
 	h.renewing = true
-	if h.dropCheck != nil {
-		h.dropCheck()
-		h.dropCheck = nil
+	if h.cancelCheck != nil {
+		h.cancelCheck()
+		h.cancelCheck = nil
 	}
-	lease, tok := h.answer.Lease, s.login.tok
+	lease, tok := h.answer.Lease, s.tokens.current.tok
 	var at time.Time
 	var got secrets.Lease
-	s.ask(toKeep, h.ends, func(ctx context.Context) (err error) {
+	s.ask(limit.Renew, h.ends, func(ctx context.Context) (err error) {
 		at = time.Now() // the answer may take long: the lease counts from its sending
-		got, err = s.k.cfg.Provider.Renew(ctx, tok, s.namespaceOf(h), lease.ID, lease.Duration)
+		got, err = h.from.leases.Renew(ctx, tok, s.namespaceOf(h.secret.Request), lease.ID, lease.Duration)
 		return err
 	}, func(err error) {
 		h.renewing = false
-		if s.held[name] != h {
+		if s.secrets[name] != h {
 			return
 		}
 		s.renewed(time.Now(), name, h, at, got, err)
 	})
 }
 
-func (s *Session) renewed(now time.Time, name string, h *held, at time.Time, got secrets.Lease, err error) {
+func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Time, got secrets.Lease, err error) {
+	if !at.IsZero() { // else it was not sent
+		s.logRequest("renewal", at, err, "secret", name)
+	}
 	switch {
 	case err == nil:
 		crashpoint.Reached(crashpoint.RenewalAnswered, s.task.Name)
-		h.fails = 0
-		delete(s.told, aboutRenewal(name))
+		h.fails, h.endTold = 0, false
+		delete(s.lastEvents, keyRenewal(name))
 		h.ends = at.Add(got.Duration)
 		h.check = s.nextCheck(at)
 		if atMaximum(h.answer.Lease.Duration, got.Duration) {
-			s.lastOf(now, h, "its lease reached its maximum")
+			s.rotateBeforeEnd(now, h, "its lease reached its maximum")
 		} else {
 			h.renew = renewAt(at, got.Duration, s.k.random())
 		}
 		s.note()
 		crashpoint.Reached(crashpoint.RenewalJournalled, s.task.Name)
-	case s.waitable(err):
+	case s.retryable(err):
 		if secrets.IsElsewhere(err) {
-			s.sayFirst(aboutRenewal(name), sayRenewalFailed(h, err))
+			s.emitFirst(keyRenewal(name), eventRenewalFailed(h, err))
 		}
 		h.fails++
 		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
 	case secrets.KindOf(err) == secrets.Gone:
-		s.gone(now, name, h, "its lease was revoked or has expired")
+		s.secretLost(now, name, h, "its lease was revoked or has expired")
 	case secrets.KindOf(err) == secrets.Refused:
 		h.fails++
 		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
-		s.askToken(toAct, func() {
-			s.sayOnce(aboutRenewal(name), sayRenewalRefused(name))
-			if s.held[name] == h && !h.gone {
-				s.lastOf(time.Now(), h, "its lease may not be renewed")
+		s.askToken(limit.Rotate, func() {
+			s.emitOnce(keyRenewal(name), eventRenewalRefused(name))
+			if s.secrets[name] == h && !h.lost {
+				s.rotateBeforeEnd(time.Now(), h, "its lease may not be renewed")
 				s.note()
 			}
 		})
 	default:
 		s.log.Warn("a lease cannot be renewed", "secret", name, "error", err)
-		s.lastOf(now, h, "its lease cannot be renewed")
+		s.rotateBeforeEnd(now, h, "its lease cannot be renewed")
 		s.note()
 	}
 }
 
 // checkLease asks whether the server still knows a lease (C6).
-func (s *Session) checkLease(name string, h *held) {
+func (s *Session) checkLease(name string, h *secretState) {
 	ctx, cancel := context.WithCancel(s.ctx)
-	h.dropCheck = cancel
-	id, tok := h.answer.Lease.ID, s.login.tok
+	h.cancelCheck = cancel
+	id, tok := h.answer.Lease.ID, s.tokens.current.tok
 	var at time.Time
 	var left time.Duration
-	s.askWhile(ctx, toLook, h.check, func(ctx context.Context) (err error) {
+	s.askWhile(ctx, limit.Poll, h.check, func(ctx context.Context) (err error) {
 		at = time.Now()
-		left, err = s.k.cfg.Provider.LeaseTTL(ctx, tok, s.namespaceOf(h), id)
+		left, err = h.from.leases.LeaseTTL(ctx, tok, s.namespaceOf(h.secret.Request), id)
 		return err
 	}, func(err error) {
 		cancel()
-		h.dropCheck = nil
-		if s.held[name] != h {
+		h.cancelCheck = nil
+		if s.secrets[name] != h {
 			return
 		}
 		now := time.Now()
 		h.check = s.nextCheck(now)
 		switch {
 		case err == nil:
-			s.believe(at, h, left)
-		case s.waitable(err):
-			h.check = earliest(h.check, now.Add(retryIn(s.outage.fails+1, s.k.random())))
+			s.shortenLease(at, h, left)
+		case s.retryable(err):
+			h.check = earliest(h.check, now.Add(backoff(s.outageOf(h.from).fails+1, s.k.random())))
 		case secrets.KindOf(err) == secrets.Gone:
-			s.gone(now, name, h, "its lease was revoked")
+			s.secretLost(now, name, h, "its lease was revoked")
 		case secrets.KindOf(err) == secrets.Refused:
-			s.askToken(toAct, func() {
-				s.sayOnce(aboutChecks, sayCheckRefused())
+			s.askToken(limit.Rotate, func() {
+				s.emitOnce(keyChecks, eventCheckRefused())
 				h.check = time.Time{}
 			})
 		default:
-			s.log.Warn("check a lease", "secret", name, "error", err)
+			s.log.Warn("a lease check failed", "secret", name, "error", err)
 		}
 	})
 }
 
-// believe takes the server's word for how long a lease lives, where that is less than we think. Our clock
+// shortenLease applies the server's answer about how long a lease lives, where that is less than we think. Our clock
 // may have stood still while the machine slept, or was set back between two runs of the plugin.
-func (s *Session) believe(at time.Time, h *held, left time.Duration) {
+func (s *Session) shortenLease(at time.Time, h *secretState, left time.Duration) {
 	ends := at.Add(left)
 	if left <= 0 || !ends.Before(h.ends.Add(-clockSlack)) {
 		return
@@ -161,16 +164,31 @@ func (s *Session) nextCheck(seen time.Time) time.Time {
 	return checkAt(seen, s.k.cfg.LeaseCheckInterval, s.k.random())
 }
 
-// gone is for a credential that has ended before its time: nothing is left to wait for (C6).
-func (s *Session) gone(now time.Time, name string, h *held, why string) {
-	if h.gone {
-		return
+// endOf is when a credential ends, as things are; zero: never, or not known. What of Nomad's token is known may be old.
+func (s *Session) endOf(h *secretState) time.Time {
+	if h.answer.Kind == secrets.Leased && h.token != nil && s.tokens.identity.ours() {
+		return earliest(h.ends, h.token.ends)
 	}
-	h.gone = true
-	h.renew, h.check, h.rotate = time.Time{}, time.Time{}, time.Time{}
-	s.addChange(now, name, why, nil, now)
+	return h.ends
 }
 
-func (s *Session) namespaceOf(h *held) string {
-	return firstOf(h.secret.Request.Namespace, s.namespace)
+// ranOut is why a credential is to be replaced that nobody has revoked.
+func (s *Session) ranOut(h *secretState, end time.Time) string {
+	if s.outageOf(h.from).covers(end) {
+		return "it ended at " + clock(end) + ", while the server was away"
+	}
+	return "it ended at " + clock(end) + ", without having been renewed"
+}
+
+// secretLost is for a credential that has ended, or was revoked: nothing is left to wait for (C6).
+func (s *Session) secretLost(now time.Time, name string, h *secretState, why string) {
+	if h.lost {
+		return
+	}
+	if end := s.endOf(h); due(now, end) {
+		why = s.ranOut(h, end)
+	}
+	h.lost = true
+	h.renew, h.check, h.rotate = time.Time{}, time.Time{}, time.Time{}
+	s.addChange(now, name, why, nil, now)
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 )
 
 // crash ends the plugin's process and starts another. What a crash cuts off and Close does not are
@@ -27,7 +29,7 @@ func (w *world) recover() *Session {
 	return s
 }
 
-// C4: nothing is minted and nothing restarted; renewals and polls go on, and the end revokes.
+// C4: nothing is fetched and nothing restarted; renewals and polls go on, and the end revokes.
 func TestRecover(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -44,13 +46,13 @@ func TestRecover(t *testing.T) {
 		require.Equal(t, before.Set(), s.Set())
 		require.JSONEq(t, `{"pid":1}`, string(s.Driver()))
 		w.sleep(4 * time.Hour)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Equal(t, 1, w.vault.called("login"))
 		require.Equal(t, 1, w.vault.called("read database"))
 		require.Len(t, w.vault.live("database/creds/app"), 1, "renewed")
 		withApp(w, "two")
 		w.sleep(time.Minute)
-		require.Equal(t, []string{"publish", "signal SIGHUP"}, w.host.acted())
+		require.Equal(t, []string{"publish", "signal SIGHUP"}, w.host.applied())
 		w.host.acts = nil
 		w.sleep(24 * time.Hour)
 		require.Equal(t, 1, w.host.count("restart"))
@@ -76,7 +78,7 @@ func TestRecoverChanged(t *testing.T) {
 	})
 }
 
-// What has ended meanwhile is made anew: with an agent stopped for long, that is all there is to do.
+// What has ended meanwhile is fetched again: with an agent stopped for long, that is all there is to do.
 func TestRecoverExpired(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -111,11 +113,48 @@ func TestRecoverActing(t *testing.T) {
 		require.Equal(t, before.Set(), s.Set())
 		w.sleep(10 * time.Second)
 		require.Equal(t, 2, w.host.count("restart"))
-		require.Equal(t, 2, w.vault.called("read database"), "nothing is minted for it")
+		require.Equal(t, 2, w.vault.called("read database"), "nothing is fetched for it")
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		require.Same(t, s.Set(), w.host.env)
 		s.End()
 	})
+}
+
+// C8: the event about a rotation that a crash interrupted says why it was begun, where that was journalled.
+func TestRecoverKeepsTheReason(t *testing.T) {
+	for name, test := range map[string]struct {
+		older func(w *world)
+		want  string
+	}{
+		"this version": {func(*world) {}, `secret "db" rotated (its lease cannot be renewed; resumed after a restart of the plugin); task restarted in place`},
+		"a version that wrote no reason": {func(w *world) {
+			w.editEntry(func(e map[string]any) {
+				delete(e["Rotation"].(map[string]any)["Changes"].([]any)[0].(map[string]any), "Why")
+			})
+		}, `secret "db" rotated (resumed after a restart of the plugin); task restarted in place`},
+		"a version that wrote no record": {(*world).asOlder, `secret "db" rotated (resumed after a restart of the plugin); task restarted in place`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
+				w.host.hang = "restart"
+				w.open(many{"db": db("")})
+				w.sleep(45 * time.Minute)
+				require.Equal(t, 1, w.host.count("restart"))
+				w.keeper.Close()
+				test.older(w)
+				w.start()
+				w.recover()
+				synctest.Wait()
+				w.crash() // and again, which adds nothing
+				w.host.hang = ""
+				s := w.recover()
+				w.sleep(10 * time.Second)
+				require.Contains(t, w.host.said(), test.want)
+				s.End()
+			})
+		})
+	}
 }
 
 // E2: a lease whose secret came no further than the journal is revoked.
@@ -123,20 +162,20 @@ func TestRecoverMinting(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
 		s := w.open(many{"db": db("")})
-		tok, _ := s.identity.token()
+		tok, _ := s.tokens.inUse()
 		a, err := w.vault.Read(w.t.Context(), tok, s.spec.Secrets[0].Request)
 		require.NoError(t, err)
-		require.NoError(t, s.journal.addLease(heldLease{ID: a.Lease.ID, TokenAccessor: tok.Accessor}))
+		require.NoError(t, s.journal.AddLease(journal.Lease{ID: a.Lease.ID, TokenID: tok.ID}))
 		w.crash()
 		s = w.recover()
 		w.sleep(5 * time.Second)
 		require.Len(t, w.vault.live("database/creds/app"), 1)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		s.End()
 	})
 }
 
-// E2: a crash between start and its end. Nomad starts the task anew, and what was made is revoked.
+// E2: a crash between start and its end. Nomad starts the task again, and what was fetched is revoked.
 func TestOpenAfterCrash(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -170,7 +209,7 @@ func TestRecoverVaultEnv(t *testing.T) {
 		w.crash()
 		s := w.recover()
 		w.sleep(4 * time.Hour)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		s.End()
 		synctest.Wait()
@@ -182,11 +221,43 @@ func TestRecoverUnreadable(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
 		s := w.open(many{"db": db("")})
-		dir := s.journal.dir
+		dir := filepath.Join(w.dir, s.task.AllocID, s.task.Name)
 		w.keeper.Close()
-		require.NoError(t, os.WriteFile(filepath.Join(dir, entryFile), []byte("{"), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "entry.json"), []byte("{"), 0o600))
 		w.start()
 		_, err := w.keeper.Recover(w.task(), w.host)
 		require.ErrorIs(t, err, ErrJournalUnreadable)
+	})
+}
+
+// E1: the operator names another server under running tasks: they get credentials of that one, and what the first made
+// for them waits until it is asked again. That the other does not know it proves nothing.
+func TestRecoverOnAnotherServer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.open(many{"db": db("")})
+		first, other := w.vault, newFakeVault()
+		other.address = "https://two"
+		other.count = 100
+		other.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: 24 * time.Hour}
+		w.keeper.Close()
+		w.cfg.Providers, w.vault = map[string]Provider{"vault": other}, other
+		w.start()
+		s := w.recover()
+		w.sleep(5 * time.Minute)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Len(t, other.live("database/creds/app"), 1)
+		s.End()
+		w.sleep(time.Minute)
+		require.Empty(t, other.live("database/creds/app"))
+		require.Zero(t, other.liveTokens())
+		require.Equal(t, 1, first.liveTokens())
+
+		w.keeper.Close()
+		w.cfg.Providers, w.vault = map[string]Provider{"vault": first}, first
+		w.start()
+		w.sleep(time.Minute)
+		require.Empty(t, first.live("database/creds/app"))
+		require.Zero(t, first.liveTokens())
 	})
 }

@@ -4,199 +4,278 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// rotation replaces what a batch of changes says (C2): new ones are fetched, published, the task is
-// told, and only then are the old revoked.
+// rotation replaces what a batch of changes says (C2). The new secrets are fetched; with them what the task is to have
+// is built, without touching what it has; that is journalled, with a record of the rotation; then it is the session's,
+// and published and applied to the task; and only when that is done are the old ones revoked. Recovery goes on from the
+// record (record.go).
 type rotation struct {
-	batch  []*change // by name
-	names  []string
-	mode   secrets.Mode
-	acting bool             // the new ones are there and journalled; the task is being told
-	old    map[string]*held // what they replace
+	began time.Time
+	batch []*change // by name
+	mode  secrets.Mode
+
+	// cut ends the old process's time to finish (serving.go); nil: nothing is being applied.
+	cut context.CancelFunc
 }
 
-func (r *rotation) has(name string) bool { return r != nil && slices.Contains(r.names, name) }
+func (r *rotation) has(name string) bool {
+	return r != nil && slices.ContainsFunc(r.batch, func(c *change) bool { return c.name == name })
+}
 
-// mint fetches what the batch needs anew.
-func (s *Session) mint(r *rotation) {
+func (r *rotation) names() []string {
+	var names []string
+	for _, c := range r.batch {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// rank is how urgently the replacement of h is to be fetched (C11): like a renewal if h is near its end for good; else, and
+// where there is nothing left to keep, like any other change.
+func (c *change) rank(h *secretState) limit.Priority {
+	if h.lost || c.latest.IsZero() {
+		return limit.Rotate
+	}
+	return limit.Renew
+}
+
+// fetchBatch fetches the new secrets of a batch.
+func (s *Session) fetchBatch(r *rotation) {
 	var wanted []*secrets.Secret
-	first, u := time.Time{}, toAct
+	first, u, keys := time.Time{}, limit.Rotate, newKeyring()
 	for _, c := range r.batch {
 		if c.fresh == nil && !c.drop {
-			h := s.held[c.name]
+			h := s.secrets[c.name]
 			wanted = append(wanted, h.secret)
-			first = earliest(first, c.last)
-			if !h.gone { // else there is nothing left to keep
-				u = toKeep
-			}
+			keys.reuse(h)
+			first = earliest(first, c.latest)
+			u = min(u, c.rank(h)) // a batch waits for all of its secrets, and so is as urgent as the first
 		}
 	}
 	if first.IsZero() {
 		first = time.Now()
 	}
 	if len(wanted) == 0 {
-		s.minted(r, nil, nil)
+		s.batchFetched(r, nil, nil)
 		return
 	}
-	l := s.login
+	l := s.tokens.current
 	s.do(func(ctx context.Context) func() {
-		got, failed := s.fetch(ctx, l, wanted, s.background(u, first))
-		return func() { s.minted(r, got, failed) }
+		got, failed := s.fetch(ctx, l, wanted, keys, s.background(u, first))
+		return func() { s.batchFetched(r, got, failed) }
 	})
 }
 
-// minted goes on with what could be fetched. What could not is tried again later; the task keeps
+// batchFetched goes on with what could be fetched. What could not is tried again later; the task keeps
 // what it has.
-func (s *Session) minted(r *rotation, got map[string]*held, failed map[string]error) {
+func (s *Session) batchFetched(r *rotation, got map[string]*secretState, failed map[string]error) {
 	now := time.Now()
-	if len(got) > 0 {
-		s.heard(nil)
-	}
-	var away error
+	s.noteFetch(got, failed)
 	for _, c := range r.batch {
 		if h := got[c.name]; h != nil {
 			c.fresh = h
 		}
 		if err := failed[c.name]; err != nil {
-			away = err
-			s.mintFailed(now, c, err)
+			s.fetchFailed(now, c, err)
 		}
 	}
-	if away != nil && len(got) == 0 {
-		s.heard(away) // once: they failed together
-	}
-	r.keep(func(c *change) bool { return failed[c.name] == nil })
+	r.keep(func(c *change) bool { return failed[c.name] == nil && !s.unchanged(c) })
 	set, err := s.renderBatch(now, r)
 	if err != nil || len(r.batch) == 0 {
-		s.rotation = nil
+		s.endRotation()
 		return
 	}
 
-	for _, c := range r.batch {
-		old := s.held[c.name]
-		if c.drop {
-			r.old[c.name] = old
-			delete(s.held, c.name)
-		} else if c.fresh != old { // they are the same when an interrupted rotation is taken up
-			r.old[c.name] = old
-			s.held[c.name] = c.fresh
-			s.schedule(now, c.fresh)
-		}
-		r.mode = strongest(r.mode, c.change.Mode)
-		delete(s.changes, c.name)
-	}
-	r.acting = true
-	// The values, too, before the task is told: a crash from here on must find those that the new
+	next := s.next(now, r)
+	// The values, too, before they are applied: a crash from here on must find those that the new
 	// process may have begun to use (E2).
-	if err := s.journalHeld(stepActing); err != nil {
-		s.takeBack(now, r, fmt.Errorf("journal: %w", err))
+	if err := s.journalState(next); err != nil {
+		s.rollBack(now, r, fmt.Errorf("journal the new secrets: %w", err))
 		return
 	}
+	s.adoptNext(r, next)
 	crashpoint.Reached(crashpoint.RotationJournalled, s.task.Name)
-	s.do(func(ctx context.Context) func() { return s.act(ctx, r, set) })
+	s.startApply(r, set)
+}
+
+// next is what the task is to have when a rotation is applied.
+func (s *Session) next(now time.Time, r *rotation) state {
+	next := maps.Clone(s.secrets)
+	for _, c := range r.batch {
+		r.mode = strongest(r.mode, c.change.Mode)
+		old := s.secrets[c.name]
+		switch {
+		case c.drop:
+			c.old = old
+			delete(next, c.name)
+		case c.fresh != old: // they are the same when what the task may not have had yet is applied
+			c.old = old
+			s.schedule(now, c.fresh)
+			next[c.name] = c.fresh
+		}
+	}
+	return state{step: journal.StepApplying, secrets: next, applying: s.applying(r.batch)}
+}
+
+// adoptNext makes what a rotation is to give the task the session's.
+func (s *Session) adoptNext(r *rotation, next state) {
+	s.secrets, s.phase = next.secrets, phaseApplying
+	for _, c := range r.batch {
+		delete(s.changes, c.name)
+		if c.old != nil && !c.drop {
+			s.emitShortLived(c.fresh)
+		}
+	}
+}
+
+// endRotation ends the rotation that is under way.
+func (s *Session) endRotation() {
+	if s.rotation.cut != nil {
+		s.rotation.cut()
+	}
+	s.rotation, s.phase = nil, phaseWatching
+}
+
+// unchanged gives up the change of a static secret that was fetched again, and is as it was for the task (C7).
+func (s *Session) unchanged(c *change) bool {
+	old := s.secrets[c.name]
+	if c.fresh == nil || c.fresh == old || old == nil {
+		return false
+	}
+	if c.interrupted { // what the task has is not known: it is given this
+		if c.fresh.answer.Kind == secrets.Static && c.fresh.digest == old.digest {
+			c.fresh = old
+		}
+		return false
+	}
+	fresh := c.fresh
+	if !s.takeUnnoticed(c.name, fresh) {
+		return false
+	}
+	s.liveSet(c.name, fresh.answer.Fields, fresh.answer.At)
+	return true
 }
 
 func (r *rotation) keep(which func(*change) bool) {
 	r.batch = slices.DeleteFunc(r.batch, func(c *change) bool { return !which(c) })
-	r.names = r.names[:0]
-	for _, c := range r.batch {
-		r.names = append(r.names, c.name)
-	}
 }
 
-func (s *Session) mintFailed(now time.Time, c *change, err error) {
+func (s *Session) fetchFailed(now time.Time, c *change, err error) {
 	c.fails++
-	h := s.held[c.name]
+	h := s.secrets[c.name]
 	switch {
-	case s.waitable(err):
+	case s.retryable(err):
 		if secrets.IsElsewhere(err) {
-			s.sayFirst(aboutSecret(c.name), sayFailed(h, err))
+			s.emitFirst(keySecret(c.name), eventNotRotated(h, err))
 		}
-		c.act = retryRenewal(now, h.ends, c.fails, s.k.random())
+		c.at = retryRenewal(now, h.ends, c.fails, s.k.random())
 		return
 	case secrets.KindOf(err) == secrets.Refused:
-		s.askToken(toAct, func() { s.sayOnce(aboutSecret(c.name), sayFailed(h, err)) })
+		s.refused(h, func() { s.emitOnce(keySecret(c.name), eventNotRotated(h, err)) })
 	default:
-		s.sayOnce(aboutSecret(c.name), sayFailed(h, err))
+		s.emitOnce(keySecret(c.name), eventNotRotated(h, err))
 	}
-	c.act = now.Add(slowly(c.fails, s.k.random()))
+	c.at = now.Add(slowBackoff(c.fails, s.k.random()))
 }
 
 // renderBatch renders what the task is to have. A secret that it cannot be rendered with (a field is
 // gone) does not hold up the others.
 func (s *Session) renderBatch(now time.Time, r *rotation) (*secrets.Set, error) {
-	render := func(batch ...*change) (*secrets.Set, error) {
-		instead := map[string]*held{}
+	render := func(b *secrets.Budget, batch ...*change) (*secrets.Set, error) {
+		instead := map[string]*secretState{}
 		for _, c := range batch {
 			instead[c.name] = c.fresh
 		}
-		return secrets.Render(s.spec, s.answers(instead))
+		return s.render(b, instead)
 	}
-	set, err := render(r.batch...)
+	together := func() (*secrets.Set, error) {
+		b := secrets.NewBudget()
+		defer b.Close()
+		return render(b, r.batch...)
+	}
+	set, err := together()
 	if err == nil {
 		return set, nil
 	}
 	bad := map[string]bool{}
+	each := secrets.NewBudget() // for all of them: a rotation's templates run three budgets at the most
+	defer each.Close()
 	for _, c := range r.batch {
-		if _, alone := render(c); alone != nil {
+		if _, alone := render(each, c); alone != nil {
 			bad[c.name] = true
-			s.putOff(now, c, alone)
+			s.reschedule(now, c, alone)
 		}
 	}
 	if len(bad) > 0 {
 		r.keep(func(c *change) bool { return !bad[c.name] })
-		if set, err = render(r.batch...); err == nil {
+		each.Close()
+		if set, err = together(); err == nil {
 			return set, nil
 		}
 	}
 	for _, c := range r.batch {
-		s.putOff(now, c, err)
+		s.reschedule(now, c, err)
 	}
 	r.keep(func(*change) bool { return false })
 	return nil, err
 }
 
-// putOff gives up what was fetched for a change, to try again much later.
-func (s *Session) putOff(now time.Time, c *change, err error) {
+// reschedule gives up what was fetched for a change, to try again much later.
+func (s *Session) reschedule(now time.Time, c *change, err error) {
 	c.fails++
-	c.act = now.Add(slowly(c.fails, s.k.random()))
+	c.at = now.Add(slowBackoff(c.fails, s.k.random()))
 	s.changes[c.name] = c
-	s.sayOnce(aboutSecret(c.name), sayFailed(s.held[c.name], err))
-	if c.fresh != nil && c.fresh.answer.Kind != secrets.Static && c.fresh != s.held[c.name] {
+	if h := s.secrets[c.name]; h != nil {
+		s.emitOnce(keySecret(c.name), eventNotRotated(h, err))
+	}
+	if c.fresh != nil && c.fresh != s.secrets[c.name] && (c.fresh.answer.Kind != secrets.Static || !s.mayKeep()) {
 		if c.fresh.answer.Kind == secrets.Leased {
-			s.retire(retired{id: c.fresh.answer.Lease.ID, under: c.fresh.under, at: now, ends: c.fresh.ends})
+			s.retire(retired{id: c.fresh.answer.Lease.ID, token: c.fresh.token, at: now, ends: c.fresh.ends})
 		}
 		c.fresh = nil
 	}
 }
 
-// takeBack undoes a rotation that the task has not been told of.
-func (s *Session) takeBack(now time.Time, r *rotation, err error) {
-	s.rotation = nil
+// rollBack undoes a rotation that was not applied. One that a crash interrupted cannot be undone: what it replaces is
+// not known any more; it stays on record, and is tried again.
+func (s *Session) rollBack(now time.Time, r *rotation, err error) {
+	s.endRotation()
 	for _, c := range r.batch {
-		if old := r.old[c.name]; old != nil {
-			s.held[c.name] = old
+		if old := c.old; old != nil {
+			s.secrets[c.name] = old
+			if old.answer.Kind != secrets.Static { // the server has what is new
+				s.liveSet(c.name, old.answer.Fields, old.answer.At)
+			}
+			c.old = nil
 		}
-		s.putOff(now, c, err)
+		s.reschedule(now, c, err)
 	}
-	if err := s.journalHeld(stepWatching); err != nil {
-		s.log.Error("journal", "error", err)
+	if err := s.journalSecrets(); err != nil {
+		s.logJournal("a rotation that was rolled back", err)
 	}
 }
 
-// act publishes the files, then does the one thing that the batch asks for. It runs beside the loop.
-func (s *Session) act(ctx context.Context, r *rotation, set *secrets.Set) (done func()) {
+// apply publishes the files, then does the one thing that the batch asks for. It runs beside the loop.
+func (s *Session) apply(ctx, serving context.Context, r *rotation, set *secrets.Set) (done func()) {
+	s.liveBatch(r)
+	if r.silent() {
+		s.set.Store(set)
+		return func() { s.applied(time.Now(), r, "", nil) }
+	}
 	before := s.set.Swap(set)
 	if err := s.host.Publish(ctx, set); err != nil {
 		s.set.Store(before)
-		return func() { s.takeBack(time.Now(), r, fmt.Errorf("publish: %w", err)) }
+		return func() { s.rollBack(time.Now(), r, fmt.Errorf("publish: %w", err)) }
 	}
 	crashpoint.Reached(crashpoint.RotationPublished, s.task.Name)
 	var outcome string
@@ -209,9 +288,9 @@ func (s *Session) act(ctx context.Context, r *rotation, set *secrets.Set) (done 
 	case secrets.RunScript:
 		outcome, err = s.script(ctx, r, set)
 	case secrets.Restart:
-		outcome, err = "task restarted in place", s.host.Restart(ctx, set)
+		outcome, err = "task restarted in place", s.host.Restart(ctx, serving, set)
 	}
-	return func() { s.acted(time.Now(), r, outcome, err) }
+	return func() { s.applied(time.Now(), r, outcome, err) }
 }
 
 // signal sends each signal that the batch asks for, once.
@@ -244,7 +323,7 @@ func (s *Session) script(ctx context.Context, r *rotation, set *secrets.Set) (ou
 		}
 		ran = append(ran, key)
 		if e := s.runScript(ctx, set, sc); e != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", sc.Command, e))
+			err = errors.Join(err, fmt.Errorf("%s: %w", secrets.Cut(sc.Command, 100), e))
 		}
 	}
 	if err != nil {
@@ -266,77 +345,34 @@ func (s *Session) runScript(ctx context.Context, set *secrets.Set, sc secrets.Sc
 	return err
 }
 
-// acted ends a rotation: the task has been told.
-func (s *Session) acted(now time.Time, r *rotation, outcome string, err error) {
-	s.rotation = nil
+// applied ends a rotation that was applied.
+func (s *Session) applied(now time.Time, r *rotation, outcome string, err error) {
+	s.endRotation()
 	if r.mode == secrets.Restart && err != nil {
 		// The task has ended, or is about to be seen to have (C9). The old process may even live on,
 		// so both its leases and the new are kept until End.
-		s.over = true
-		s.log.Info("a rotation ended with its task", "error", err)
+		s.phase = phaseOver
+		s.log.Info("the task ended during a rotation", "error", err)
 		return
 	}
 	for _, c := range r.batch {
-		delete(s.told, aboutSecret(c.name))
-		delete(s.told, aboutRenewal(c.name))
-		if h := s.held[c.name]; h != nil {
-			h.untold = false
+		delete(s.lastEvents, keySecret(c.name))
+		delete(s.lastEvents, keyRenewal(c.name))
+		if h := s.secrets[c.name]; h != nil {
+			h.undelivered = false
 		} else {
 			s.forget(c.name)
 		}
-		old := r.old[c.name]
-		if old == nil || old.answer.Kind != secrets.Leased {
-			continue
+		for _, old := range c.replaced() {
+			old.at = retireAt(now, r.mode, c.change.Mode, err, old.ends)
+			s.retired = append(s.retired, old)
 		}
-		s.retire(retired{id: old.answer.Lease.ID, under: old.under, at: retireAt(now, r.mode, c.change.Mode, err, old.ends), ends: old.ends})
 	}
-	for _, l := range s.leftover {
-		s.retire(retired{id: l.id, under: l.under, at: retireAt(now, r.mode, r.mode, err, l.ends), ends: l.ends})
-	}
-	s.leftover = nil
 	crashpoint.Reached(crashpoint.OldRetired, s.task.Name)
 	s.note()
-	crashpoint.Reached(crashpoint.RotationActed, s.task.Name)
-	s.host.Event(sayRotated(r, outcome))
-}
-
-// resumeRotation takes up what a crash interrupted (E2). A rotation whose new secrets are journalled
-// is brought to its end: what is not known is whether the task has been told, and telling it twice
-// does less harm than not at all. A lease that no secret holds was made for a rotation that came no
-// further, or is an old one that waits for its revocation.
-func (s *Session) resumeRotation(now time.Time, e entry) {
-	for _, l := range e.Leases {
-		used := false
-		for _, h := range s.held {
-			used = used || h.answer.Lease.ID == l.ID
-		}
-		if used {
-			continue
-		}
-		r := retired{id: l.ID, under: s.loginOf(l.TokenAccessor), at: l.RevokeAt, ends: l.Ends}
-		switch {
-		case e.Step == stepActing && l.RevokeAt.IsZero():
-			s.leftover = append(s.leftover, r)
-			continue
-		case l.RevokeAt.IsZero():
-			r.at = now
-		}
-		s.retired = append(s.retired, r)
-	}
-	for name, h := range s.held {
-		if h.untold {
-			s.addChange(now, name, "", h, now)
-			s.changes[name].added = true
-		}
-	}
-	if e.Step != stepActing {
-		return
-	}
-	for _, name := range e.Pending {
-		if h := s.held[name]; h != nil {
-			s.addChange(now, name, "taken up after a restart of the plugin", h, now)
-			// At once, before anything else: the task may have no process until then.
-			s.changes[name].act, s.changes[name].last = now, now
-		}
+	crashpoint.Reached(crashpoint.RotationApplied, s.task.Name)
+	s.logRotation(now, r, err)
+	if outcome != "" {
+		s.host.Event(eventRotated(r, outcome))
 	}
 }

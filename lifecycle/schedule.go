@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"time"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -10,7 +11,7 @@ import (
 // and of a random number r in [0, 1). The loop in watch.go asks them and acts.
 
 const (
-	// coalesce is how long changes are gathered before they are acted upon together (C7).
+	// coalesce is how long changes are gathered before they are applied together (C7).
 	coalesce = time.Second
 	// maxSpread bounds splay + stagger: a job with many allocations must not run for hours on what
 	// has changed.
@@ -21,14 +22,16 @@ const (
 	// firstRetry and lastRetry bound the wait between attempts while the server is away.
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
-	// slowRetry is for what waiting alone will hardly mend: a policy, a template.
+	// slowRetry is for what waiting alone hardly helps: a policy, a template.
 	slowRetry = time.Minute
 	// clockSlack is how far the server's word for a lease's end may be from ours without meaning anything:
 	// it counts in seconds, and an answer takes its time.
 	clockSlack = 5 * time.Second
-	// quietGrace is how long an old lease outlives a signal or a script: the task is told of its new
-	// credential then, but takes it up in its own time.
-	quietGrace = 10 * time.Second
+	// oldLeaseGrace is how long an old lease outlives a signal or a script: the task gets its new
+	// credential then, but begins to use it in its own time.
+	oldLeaseGrace = 10 * time.Second
+	// reissueAtLeast is how far apart the certificates of one secret are issued, whatever their lifetime (C11).
+	reissueAtLeast = 30 * time.Second
 )
 
 // between is the moment that lies r of the way from lo to hi after t.
@@ -55,33 +58,27 @@ func atMaximum(asked, got time.Duration) bool {
 	return got < asked-asked/20
 }
 
-// retryIn is how long to wait before the next attempt after n failed ones (n ≥ 1).
-func retryIn(n int, r float64) time.Duration {
-	d := lastRetry
-	if n < 6 { // 2⁵ s is above lastRetry
-		d = min(firstRetry<<(n-1), lastRetry)
-	}
-	return d/2 + time.Duration(r*float64(d/2))
-}
+// backoff is how long to wait before the next attempt after n failed ones (n ≥ 1).
+func backoff(n int, r float64) time.Duration { return limit.Backoff(firstRetry, lastRetry, n, r) }
 
-// retryRenewal is retryIn, made shorter where the lease has not long to live: at least one more
-// attempt fits into what remains (C1). Past the lease's end it is retryIn again: the server is asked
+// retryRenewal is after backoff, made shorter where the lease has not long to live: at least one more
+// attempt fits into what remains (C1). Past the lease's end it is backoff's again: the server is asked
 // until it says that the lease is gone.
 func retryRenewal(now, end time.Time, n int, r float64) time.Time {
-	wait := retryIn(n, r)
+	wait := backoff(n, r)
 	if left := end.Sub(now); left > 0 {
 		wait = min(wait, max(left/3, firstRetry/4))
 	}
 	return now.Add(wait)
 }
 
-// slowly is how long to wait after n failures that waiting will hardly mend.
-func slowly(n int, r float64) time.Duration {
+// slowBackoff is how long to wait after n failures that waiting hardly helps.
+func slowBackoff(n int, r float64) time.Duration {
 	d := slowRetry * time.Duration(min(n, 10))
 	return d/2 + time.Duration(r*float64(d/2))
 }
 
-// spread is how long to wait with a change, so that not everybody acts at once: a random part of
+// spread is how long to wait with a change, so that not every allocation applies it at once: a random part of
 // the splay, and stagger for each allocation before this one, but no more than maxSpread in all:
 // beyond that a random part of maxSpread.
 func spread(c secrets.Change, allocIndex int, r float64) time.Duration {
@@ -96,20 +93,21 @@ func spread(c secrets.Change, allocIndex int, r float64) time.Duration {
 }
 
 // need is the longest time that a rotation may take from its decision to the old process's end.
-func need(c secrets.Change, allocIndex int, stopTimeout time.Duration) time.Duration {
+func need(c secrets.Change, allocIndex int, stopTime time.Duration) time.Duration {
 	wait := min(c.Splay, maxSpread)
 	if c.Stagger > 0 && time.Duration(allocIndex) > maxSpread/c.Stagger {
 		wait = maxSpread
 	} else {
 		wait = min(wait+c.Stagger*time.Duration(allocIndex), maxSpread)
 	}
-	return coalesce + wait + actTime(c.Mode, stopTimeout)
+	return coalesce + wait + applyTime(c.Mode, stopTime)
 }
 
-// actTime is how long the action itself takes until the old credential is not used any more.
-func actTime(m secrets.Mode, stopTimeout time.Duration) time.Duration {
+// applyTime is how long the action itself takes until the old credential is not used any more. stopTime is what the job
+// gives the old process.
+func applyTime(m secrets.Mode, stopTime time.Duration) time.Duration {
 	if m == secrets.Restart {
-		return stopTimeout + StopAllowance
+		return stopTime + StopAllowance
 	}
 	return StopAllowance
 }
@@ -131,20 +129,24 @@ func rotateAt(now, end time.Time, d, need time.Duration) time.Time {
 }
 
 // issuedAt is when to replace what is valid from at to end, without a lease (a certificate): at
-// about two thirds of its life, jittered, or sooner if the rotation needs longer. What has ended when it
-// comes is no reason to hurry: the next may have, too.
+// about two thirds of its life, jittered, or sooner if the rotation needs longer, but not before reissueAtLeast
+// has passed. What has ended when it comes is not replaced faster: the next may have ended, too.
 func issuedAt(at, end time.Time, need time.Duration, r float64) time.Time {
 	life := end.Sub(at)
 	if life <= 0 {
 		return at.Add(slowRetry)
 	}
 	when := between(at, life/100*60, life/100*70, r)
-	return earliest(when, rotateAt(at, end, 0, need))
+	when = earliest(when, rotateAt(at, end, 0, need))
+	if soonest := at.Add(reissueAtLeast); when.Before(soonest) {
+		return soonest
+	}
+	return when
 }
 
-// actAt is when to act on a change seen at now: after its spread and not before coalesce has
+// applyAt is when to act on a change seen at now: after its spread and not before coalesce has
 // passed, but never so late that the credential would end (limit; zero: never) before the action.
-func actAt(now time.Time, wait time.Duration, limit time.Time) time.Time {
+func applyAt(now time.Time, wait time.Duration, limit time.Time) time.Time {
 	at := now.Add(max(wait, coalesce))
 	if limit.IsZero() || at.Before(limit) {
 		return at

@@ -84,7 +84,7 @@ func TestAtMaximum(t *testing.T) {
 	}
 }
 
-// C2, DESIGN 3: a rotation begins so early that its splay, stagger and stop fit before the lease's
+// C2: a rotation begins so early that its splay, stagger and stop fit before the lease's
 // end, as far as the lease is long enough; and what it waits never goes past the end.
 func TestRotationFits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -104,8 +104,8 @@ func TestRotationFits(t *testing.T) {
 			require.GreaterOrEqual(t, end.Sub(at), min(needs, left))
 		}
 
-		last := end.Add(-actTime(c.Mode, stop))
-		act := actAt(at, spread(c, index, random(t)), last)
+		last := end.Add(-applyTime(c.Mode, stop))
+		act := applyAt(at, spread(c, index, random(t)), last)
 		require.False(t, act.Before(at))
 		if !last.Before(at) {
 			require.False(t, act.After(last), "never past what the lease allows")
@@ -115,7 +115,7 @@ func TestRotationFits(t *testing.T) {
 	})
 }
 
-// DESIGN 3: splay and stagger are at most five minutes in all; beyond, a random moment in them.
+// Splay and stagger are at most five minutes in all; beyond, a random moment in them (README, "When a secret changes").
 func TestSpread(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := drawChange(t)
@@ -135,44 +135,46 @@ func TestSpread(t *testing.T) {
 // A certificate is replaced at about two thirds of its life, or sooner if that takes long.
 func TestIssuedAt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		life := duration(t, "life", time.Second, 10000*time.Hour)
+		life := duration(t, "life", secrets.MinLifetime, 10000*time.Hour)
 		needs := duration(t, "need", 0, 10*time.Minute)
 		end := epoch.Add(life)
 		at := issuedAt(epoch, end, needs, random(t))
 		require.True(t, at.After(epoch))
 		require.True(t, at.Before(end))
 		require.LessOrEqual(t, at.Sub(epoch), life/100*70)
-		if life/3*2 >= needs {
+		require.GreaterOrEqual(t, at.Sub(epoch), reissueAtLeast, "C11")
+		if life/3*2 >= needs && life-needs >= reissueAtLeast {
 			require.GreaterOrEqual(t, end.Sub(at), needs)
 		}
 	})
+	require.Equal(t, epoch.Add(reissueAtLeast), issuedAt(epoch, epoch.Add(10*time.Second), 0, 0.5), "a certificate may have ended before")
 	require.Equal(t, epoch.Add(slowRetry), issuedAt(epoch, epoch.Add(-time.Hour), 0, 0.5), "no storm, though each has ended when it comes")
 }
 
 // C7: of several changes the strongest mode is done; those that wait for it are not made to wait
-// past what they can, and a failed one does not hurry the others.
+// past what they can, and a failed one does not pull the others forward.
 func TestMoments(t *testing.T) {
 	in := func(s int) time.Time { return epoch.Add(time.Duration(s) * time.Second) }
 	mode := func(m secrets.Mode, act int) *change {
-		return &change{change: secrets.Change{Mode: m}, act: in(act)}
+		return &change{change: secrets.Change{Mode: m}, at: in(act)}
 	}
-	require.Equal(t, moments{}, momentsOf(nil))
+	require.Equal(t, deadlines{}, deadlinesOf(nil))
 
-	quiet, signal, restart := mode(secrets.Noop, 1), mode(secrets.SendSignal, 3), mode(secrets.Restart, 60)
-	m := momentsOf(map[string]*change{"q": quiet, "s": signal, "r": restart})
-	require.Equal(t, moments{quiet: in(1), loud: in(60), next: in(1)}, m)
-	require.True(t, m.comes(in(1), quiet))
-	require.False(t, m.comes(in(3), signal), "it goes with the restart")
-	require.True(t, m.comes(in(60), signal))
+	silent, signal, restart := mode(secrets.Noop, 1), mode(secrets.SendSignal, 3), mode(secrets.Restart, 60)
+	m := deadlinesOf(map[string]*change{"q": silent, "s": signal, "r": restart})
+	require.Equal(t, deadlines{silent: in(1), disruptive: in(60), next: in(1)}, m)
+	require.True(t, m.due(in(1), silent))
+	require.False(t, m.due(in(3), signal), "it goes with the restart")
+	require.True(t, m.due(in(60), signal))
 
-	signal.last = in(10)
-	require.Equal(t, in(10), momentsOf(map[string]*change{"s": signal, "r": restart}).loud)
+	signal.latest = in(10)
+	require.Equal(t, in(10), deadlinesOf(map[string]*change{"s": signal, "r": restart}).disruptive)
 
 	failed := mode(secrets.Restart, 2)
 	failed.fails = 1
-	m = momentsOf(map[string]*change{"s": mode(secrets.SendSignal, 5), "f": failed})
-	require.Equal(t, moments{loud: in(5), next: in(2)}, m)
-	require.False(t, m.comes(in(1), failed))
+	m = deadlinesOf(map[string]*change{"s": mode(secrets.SendSignal, 5), "f": failed})
+	require.Equal(t, deadlines{disruptive: in(5), next: in(2)}, m)
+	require.False(t, m.due(in(1), failed))
 
 	require.Equal(t, secrets.Noop, strongest())
 	require.Equal(t, secrets.Restart, strongest(secrets.Noop, secrets.Restart, secrets.RunScript))
@@ -199,9 +201,9 @@ func FuzzSchedule(f *testing.F) {
 				if granted > 0 && !at.Before(end) {
 					t.Fatalf("rotated at %v, after its end at %v", at, end)
 				}
-				act := actAt(at, spread(c, int(index), r), end.Add(-actTime(c.Mode, 0)))
+				act := applyAt(at, spread(c, int(index), r), end.Add(-applyTime(c.Mode, 0)))
 				if granted > 0 && act.After(end) {
-					t.Fatalf("acted at %v, after its end at %v", act, end)
+					t.Fatalf("applied at %v, after its end at %v", act, end)
 				}
 				return
 			}

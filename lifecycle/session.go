@@ -1,10 +1,11 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,24 +13,17 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
-)
-
-// What can be under way with a task, in the journal.
-const (
-	stepStarting step = "starting" // not all secrets are there
-	stepWatching step = "watching" // the task has its secrets
-	// stepActing: the task is being told of new secrets. What is journalled is the new; the task
-	// may still have the old, and the leases of both live.
-	stepActing step = "acting"
 )
 
 const (
 	// requestTimeout bounds one request that makes nothing.
 	requestTimeout = 20 * time.Second
-	// mintTimeout bounds one that may make a credential, and is generous: one whose answer was not
+	// fetchTimeout bounds one that may make a credential, and is generous: one whose answer was not
 	// waited for is made all the same.
-	mintTimeout = time.Minute
+	fetchTimeout = time.Minute
 )
 
 // Session is the life of one task's secrets, from Open or Recover to End.
@@ -42,10 +36,14 @@ type Session struct {
 	task      Task
 	spec      *secrets.Spec
 	host      Host
-	namespace string
-	identity  *identity
-	journal   *journal // has a lock of its own
+	namespace string           // of the requests with tokens that name none
+	tokens    tokens           // of the one provider that the task needs some of
+	journal   *journal.Journal // has a lock of its own
 	log       hclog.Logger
+
+	phase    phase
+	starting *fetched // what the start has fetched; nil: it is over
+	waiting  *waiting // tells what the start waits for
 
 	set   atomic.Pointer[secrets.Set]  // for any goroutine
 	shown atomic.Pointer[secrets.Spec] // spec, for any goroutine
@@ -58,44 +56,71 @@ type Session struct {
 	wake    chan struct{} // something that the loop is to look at has changed
 	results chan func()   // what requests bring home
 
-	held   map[string]*held // by secret
-	login  *login           // the token in use
-	former []*login         // tokens of ours with leases that the task may still use
+	secrets map[string]*secretState // by secret
 
-	statics  map[string]*static // the watch over static secrets, by secret
-	changes  map[string]*change // noticed, and not yet acted upon
-	rotation *rotation          // under way
-	retired  []retired          // leases replaced, and still to be revoked
-	leftover []retired          // what an interrupted rotation replaced, until that is done
-	outage   outage
-	policies policies
-	told     map[topic]string // what was last said of what would come again and again
-	busy     bool             // a request about the token is under way
-	follow   time.Time        // when to look whether somebody replaced the token
-	// over: the task has ended, or its restart failed. Nothing is done any more but to wait for End.
-	over bool
+	statics    map[string]*static // the watch over static secrets, by secret
+	changes    map[string]*change // noticed, and not yet applied
+	rotation   *rotation          // under way
+	retired    []retired          // leases replaced, and still to be revoked
+	outages    map[string]*outage // by provider
+	policies   policies
+	live       liveDirs            // has a lock of its own
+	ownEnv     []string            // variables that the job itself sets
+	lastEvents map[eventKey]string // by key, so that none is repeated
+
+	endedToldAt time.Time // when an event last said that credentials have ended
 }
 
-// held is one secret that the task has: what was answered, and what is known of its end.
-type held struct {
+// phase is where a session stands with its task. It belongs to the loop, as the session's other fields; that the
+// session has ended is its context's end, which any goroutine may cause.
+type phase int
+
+const (
+	phaseStarting phase = iota // not all secrets are there
+	phaseWatching              // the task has its secrets
+	phaseFetching              // a rotation fetches new ones
+	phaseApplying              // the new ones are journalled, and being applied to the task
+	phaseOver                  // the task has ended, or its restart failed: nothing is done any more but to wait for End
+)
+
+// rotating reports whether a rotation is under way: what it replaces is not to change under it.
+func (p phase) rotating() bool { return p == phaseFetching || p == phaseApplying }
+
+// step is how the journal names a phase: a rotation that only fetches leaves nothing to resume.
+func (p phase) step() journal.Step {
+	switch p {
+	case phaseStarting:
+		return journal.StepStarting
+	case phaseApplying:
+		return journal.StepApplying
+	default:
+		return journal.StepWatching
+	}
+}
+
+// secretState is one secret that the task has: what was answered, and what is known of its end.
+type secretState struct {
 	secret *secrets.Secret
+	from   *provider
 	answer secrets.Answer
-	under  *login // the token that it was read with: a lease ends with it
+	token  *tokenState // the token that it was read with: a lease ends with it; nil: its provider has no tokens
 
 	// Of a lease or an issued secret:
-	ends   time.Time // when the credential in hand ends, as things are; zero: never, or not known
+	ends   time.Time // when the credential ends, as things are; zero: never, or not known
 	renew  time.Time // when to renew; zero: not to be renewed any more
 	rotate time.Time // when to replace; zero: not known yet
 	why    string    // the reason for rotate
 	check  time.Time // when to look whether the server still knows the lease; zero: never
 	fails  int       // renewals failed in a row
 
-	renewing  bool               // a renewal is under way, or waits for its turn
-	dropCheck context.CancelFunc // a check is; nil: none
+	renewing    bool               // a renewal is under way, or waits for its turn
+	cancelCheck context.CancelFunc // a check is; nil: none
 
-	gone bool // the server does not know the lease any more; a change replaces it
+	lost bool // the server does not know the lease any more; a change replaces it
 
-	untold bool // the task has not had it yet: a change tells it
+	endTold bool // an event has said that it has ended
+
+	undelivered bool // the task has not had it yet: a change delivers it
 
 	digest string // of a static secret's content
 }
@@ -103,13 +128,14 @@ type held struct {
 func (k *Keeper) newSession(t Task, spec *secrets.Spec, h Host) *Session {
 	s := &Session{
 		k: k, task: t, spec: spec, host: h,
-		log:     k.cfg.Log.With("alloc_id", t.AllocID, "task", t.Name),
-		wake:    make(chan struct{}, 1),
-		results: make(chan func()),
-		held:    map[string]*held{},
-		statics: map[string]*static{},
-		changes: map[string]*change{},
-		told:    map[topic]string{},
+		log:        k.cfg.Log.With("alloc_id", t.AllocID, "task", t.Name),
+		wake:       make(chan struct{}, 1),
+		results:    make(chan func()),
+		secrets:    map[string]*secretState{},
+		statics:    map[string]*static{},
+		changes:    map[string]*change{},
+		outages:    map[string]*outage{},
+		lastEvents: map[eventKey]string{},
 	}
 	s.shown.Store(spec)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -123,11 +149,16 @@ func (s *Session) Set() *secrets.Set { return s.set.Load() }
 func (s *Session) Spec() *secrets.Spec { return s.shown.Load() }
 
 // Driver is the driver's own notes, as last journalled.
-func (s *Session) Driver() json.RawMessage { return s.journal.entry().Driver }
+func (s *Session) Driver() json.RawMessage { return s.journal.Entry().Driver }
 
 // SetDriver journals the driver's notes: it returns when they are on disk.
 func (s *Session) SetDriver(notes json.RawMessage) error {
-	return s.journal.update(func(e *entry) { e.Driver = notes })
+	return s.journal.Update(func(e *journal.Entry) { e.Driver = notes })
+}
+
+// tenant is whose requests the session's are (C11).
+func (s *Session) tenant() limit.Tenant {
+	return limit.TenantOf(s.task.Namespace, s.task.JobID, s.task.AllocID)
 }
 
 // Watch begins to renew, poll and rotate. The task runs. Calls after the first do nothing.
@@ -146,7 +177,7 @@ func (s *Session) stop() {
 	s.started.Do(func() {}) // no Watch from now on; and one that is beginning has begun
 	s.work.Wait()
 	for _, st := range s.statics {
-		st.poll.cancel()
+		st.poll.Cancel()
 	}
 }
 
@@ -155,27 +186,27 @@ func (s *Session) stop() {
 func (s *Session) End() {
 	s.ended.Do(func() {
 		s.stop()
-		s.Owe()
+		s.EnqueueRevocations()
 		s.k.drop(s)
 	})
 }
 
-// Owe is End as far as it waits for nothing: the watch is told to end, and from here on all revocations
-// are owed, even if the plugin is killed. For who is about to tell Nomad that the task has ended, after
-// which Nomad hands it to no recovery. What is still being minted then is revoked by whoever gets it.
+// EnqueueRevocations is the part of End that waits for nothing: the watch is cancelled, and from its return on all
+// revocations are pending, even if the plugin is killed. Call it before Nomad learns that the task has ended, after
+// which Nomad hands it to no recovery. What is still being fetched then is revoked when its answer comes.
 // Idempotent; any goroutine may call it, a Host's method, too.
-func (s *Session) Owe() {
+func (s *Session) EnqueueRevocations() {
 	s.cancel()
-	if err := s.k.debts.owe(s.journal); err != nil {
+	if err := s.k.revocations.Enqueue(s.journal); err != nil {
 		// The journal is still where it was: the next start of the task, or a recovery, ends it.
-		s.log.Error("end a task's secrets", "error", err)
+		s.log.Error("the task's leases are not revoked yet: the next start or the next plugin process does it", "error", err)
 	}
 }
 
 // answers is what the task has, but for those secrets that are to be replaced.
-func (s *Session) answers(instead map[string]*held) map[string]secrets.Answer {
-	all := make(map[string]secrets.Answer, len(s.held))
-	for name, h := range s.held {
+func (s *Session) answers(instead map[string]*secretState) map[string]secrets.Answer {
+	all := make(map[string]secrets.Answer, len(s.secrets))
+	for name, h := range s.secrets {
 		all[name] = h.answer
 	}
 	for name, h := range instead {
@@ -188,165 +219,139 @@ func (s *Session) answers(instead map[string]*held) map[string]secrets.Answer {
 	return all
 }
 
-// journalHeld writes down what the task has, values first: an entry without its values could not be
-// recovered from.
-func (s *Session) journalHeld(now step) error {
-	values := make(map[string]secrets.Value, len(s.held))
-	for name, h := range s.held {
-		b, err := h.answer.Fields.RevealJSON()
-		if err != nil {
-			return fmt.Errorf("journal secret %q: %w", name, err)
-		}
-		values[name] = secrets.NewValue(b)
-	}
-	if err := s.journal.saveValues(values); err != nil {
-		return err
-	}
-	return s.journalEntry(now)
-}
-
-// journalEntry writes down how things stand, values aside.
-func (s *Session) journalEntry(now step) error {
-	return s.journal.update(func(e *entry) {
-		e.Step = now
-		e.TokenAccessor = s.login.tok.Accessor
-		e.Secrets = make(map[string]heldSecret, len(s.held))
-		for name, h := range s.held {
-			e.Secrets[name] = h.journalled()
-		}
-		for i := range e.Leases {
-			l := &e.Leases[i]
-			for _, h := range s.held {
-				if h.answer.Lease.ID == l.ID {
-					l.Ends = h.ends
-				}
-			}
-		}
-		e.Pending = nil
-		if s.rotation != nil && now == stepActing {
-			e.Pending = s.rotation.names
-		}
-	})
-}
-
-// note journals what changed in how things stand. That it cannot be written is no reason to disturb
-// a task that runs.
-func (s *Session) note() {
-	if err := s.journalEntry(s.nowAt()); err != nil && !errors.Is(err, errJournalClosed) {
-		s.log.Error("journal", "error", err)
-	}
-}
-
-// nowAt is the step that the session is at.
-func (s *Session) nowAt() step {
-	if s.rotation != nil && s.rotation.acting {
-		return stepActing
-	}
-	return stepWatching
-}
-
-func (h *held) journalled() heldSecret {
+func (h *secretState) journalled() journal.Secret {
 	a := h.answer
-	return heldSecret{
-		Kind: a.Kind, Own: a.Own, LeaseID: a.Lease.ID, Duration: a.Lease.Duration, Renewable: a.Lease.Renewable,
-		IssuedAt: a.At, ExpiresAt: h.ends, Ends: a.Ends, TokenAccessor: h.under.tok.Accessor,
-		RenewAt: h.renew, RotateAt: h.rotate, Why: h.why, Untold: h.untold,
+	return journal.Secret{
+		Provider: h.from.name, Kind: a.Kind, Own: a.Own, LeaseID: a.Lease.ID, Duration: a.Lease.Duration, Renewable: a.Lease.Renewable,
+		IssuedAt: a.At, ExpiresAt: h.ends, Ends: a.Ends, TokenID: h.token.id(),
+		RenewAt: h.renew, RotateAt: h.rotate, Why: h.why, Undelivered: h.undelivered,
 	}
 }
 
 // resume makes a session of what a journal says (C4): it asks the server nothing.
-func (k *Keeper) resume(t Task, j *journal, h Host) (*Session, error) {
-	e := j.entry()
-	if e.Step == stepStarting {
+func (k *Keeper) resume(t Task, j *journal.Journal, h Host) (*Session, error) {
+	e := j.Entry()
+	if e.Step == journal.StepStarting {
 		return nil, fmt.Errorf("%w: the task's start was not finished", ErrJournalUnreadable)
 	}
-	spec, err := secrets.Compile(e.Config)
+	spec, err := k.providers.compile(e.Config)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its job does not compile: %w", ErrJournalUnreadable, err)
 	}
-	values, err := j.loadValues()
+	values, err := k.valuesOf(j)
 	if err != nil {
 		return nil, err
 	}
 	s := k.newSession(t, spec, h)
 	s.journal, s.namespace = j, e.Namespace
 	s.task.AllocIndex, s.task.UID = e.Task.AllocIndex, e.Task.UID
-	if err := s.resumeLogin(e); err != nil {
-		return nil, err
+	if t.JobID == "" {
+		s.task.Namespace, s.task.JobID = e.Task.Namespace, e.Task.JobID
 	}
-	if s.policies, err = k.policiesOf(e.Config, s.identity); err != nil {
+	if s.tokens.issuer, err = k.providers.issuerFor(spec, e.Config); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
 	}
+	if s.tokens.issuer != nil {
+		if err := s.resumeTokens(e); err != nil {
+			return nil, err
+		}
+		if s.policies, err = k.policiesOf(e.Config, s.tokens.identity); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
+		}
+	}
+	s.phase = phaseWatching
 	now := time.Now()
 	s.policies.next = s.nextCheck(now)
 	for name, hs := range e.Secrets {
 		i := slices.IndexFunc(spec.Secrets, func(sec secrets.Secret) bool { return sec.Name == name })
-		v, ok := values[name]
+		if sc := e.Config.Secrets[name]; i < 0 && sc != nil && sc.Discovered {
+			continue // an older plugin took it; its lease is revoked as one that nothing uses
+		}
+		fields, ok := values[name]
 		if i < 0 || !ok {
 			return nil, fmt.Errorf("%w: secret %q is not all there", ErrJournalUnreadable, name)
 		}
-		fields, err := secrets.FieldsFromJSON(v.Bytes())
-		if err != nil {
+		if s.secrets[name], err = s.resumeSecret(now, &spec.Secrets[i], hs, fields); err != nil {
 			return nil, fmt.Errorf("%w: secret %q: %w", ErrJournalUnreadable, name, err)
 		}
-		s.held[name] = s.resumeHeld(now, &spec.Secrets[i], hs, fields)
 	}
-	set, err := secrets.Render(spec, s.answers(nil))
+	s.ownEnv = e.OwnEnv
+	// What the task has it keeps, whatever room there is now.
+	fitted, err := secrets.Fit(spec, s.answers(nil), secrets.Around{Env: s.ownEnv, Has: s.has, EnvRoom: math.MaxInt})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
 	}
-	s.set.Store(set)
-	s.resumeRotation(now, e)
+	for name, why := range fitted.Left {
+		s.log.Warn("a secret that the policies grant does not fit any more", "secret", name, "reason", why)
+		delete(s.secrets, name)
+	}
+	s.set.Store(fitted.Set)
+	s.openLive(now, resumedLook(e))
+	k.room.found(s, values)
+	s.resumeRecord(now, recorded(e, spec))
 	return s, nil
 }
 
-func (s *Session) resumeHeld(now time.Time, sec *secrets.Secret, hs heldSecret, f secrets.Fields) *held {
-	h := &held{
-		secret: sec,
+func (s *Session) resumeSecret(now time.Time, sec *secrets.Secret, hs journal.Secret, f secrets.Fields) (*secretState, error) {
+	from, err := s.k.providers.named(hs.Provider)
+	if err != nil {
+		return nil, err
+	}
+	h := &secretState{
+		secret: sec, from: from,
 		answer: secrets.Answer{
 			Kind: hs.Kind, Own: hs.Own, Fields: f, Ends: hs.Ends, At: hs.IssuedAt,
 			Lease: secrets.Lease{ID: hs.LeaseID, Duration: hs.Duration, Renewable: hs.Renewable},
 		},
-		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: hs.Why, untold: hs.Untold,
-		under: s.loginOf(hs.TokenAccessor), digest: s.k.digest(f),
+		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: hs.Why, undelivered: hs.Undelivered,
+		digest: s.k.digest(f),
+	}
+	if from.tokens != nil {
+		h.token = s.tokens.of(hs.TokenID)
 	}
 	if hs.Kind == secrets.Leased {
 		// Soon, for much may have happened while nobody looked; but not all tasks at once.
 		h.check = checkAt(now, min(s.k.cfg.LeaseCheckInterval, 10*time.Second), s.k.random())
 	}
-	return h
+	return h, nil
 }
 
-// resumeLogin takes up the session's tokens.
-func (s *Session) resumeLogin(e entry) error {
+// resumeTokens restores the session's tokens from the journal.
+func (s *Session) resumeTokens(e journal.Entry) error {
+	if e.TokenProvider != s.tokens.issuer.name {
+		return fmt.Errorf("%w: its tokens are of provider %q, and its secrets are not", ErrJournalUnreadable, e.TokenProvider)
+	}
 	id := &identity{source: e.TokenSource, role: e.Role, mount: s.k.cfg.JWTMount}
-	s.identity = id
+	s.tokens.identity = id
+	if id.source == journal.FromNodeFile { // the operator may have changed what it is for
+		if err := s.k.mayReadAsNode(s.tokens.issuer, s.spec, s.namespace); err != nil {
+			return fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
+		}
+	}
 	if err := s.k.files.harden(s.task.Dir); err != nil {
-		s.log.Warn("close the task's private directory", "error", err)
+		s.log.Warn("the task's private directory cannot be closed to other users", "error", err)
 	}
 	now := time.Now()
-	for _, t := range s.journal.allTokens() {
-		l := &login{tok: t.Token, since: t.SavedAt}
-		if t.Source == fromIdentity {
+	for _, t := range s.journal.Tokens() {
+		l := &tokenState{tok: t.Token, since: t.SavedAt}
+		if t.Source == journal.FromIdentity {
 			l.granted(t.SavedAt, t.Token, s.k.random())
 		}
-		if t.Token.Accessor == e.TokenAccessor {
-			s.login = l
-		} else if t.Source == fromIdentity {
-			s.former = append(s.former, l)
+		if t.Token.ID == e.TokenID {
+			s.tokens.use(l)
+		} else if t.Source == journal.FromIdentity {
+			s.tokens.retire(l)
 		}
 	}
 	switch id.source {
-	case fromIdentity:
-		id.file = firstOf(s.spec.IdentityFile, s.k.cfg.JWTFile)
-	case fromVaultBlock:
-		id.file = vaultTokenFile // if there is one, the loop takes up what is in it
+	case journal.FromIdentity:
+		id.file = cmp.Or(s.spec.IdentityFile, s.k.cfg.JWTFile)
+	case journal.FromVaultBlock:
+		id.file = vaultTokenFile // if there is one, the loop reloads it
 	}
-	if s.login == nil {
+	if s.tokens.current == nil {
 		return fmt.Errorf("%w: the token is missing", ErrJournalUnreadable)
 	}
-	s.login.check = now
-	tok := s.login.tok
-	id.current.Store(&tok)
+	s.tokens.current.check = now
 	return nil
 }

@@ -31,13 +31,13 @@ func TestEndDuringRotation(t *testing.T) {
 	})
 }
 
-// E2: whoever is told that the task has ended finds its leases owed, from within a rotation, too; and what
+// E2: who learns that the task has ended finds its leases pending, from within a rotation, too; and what
 // that rotation still gets is revoked.
 func TestOwe(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
 		w.host.restart = func(context.Context) error {
-			w.keeper.sessions[w.task().key()].Owe()
+			w.keeper.sessions[w.task().Key()].EnqueueRevocations()
 			_, err := w.keeper.Recover(w.task(), w.host)
 			require.ErrorIs(w.t, err, ErrNoJournal)
 			return ErrEnded

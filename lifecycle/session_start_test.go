@@ -18,9 +18,9 @@ func TestStart(t *testing.T) {
 		require.NoError(t, err)
 		require.NotNil(t, s.Set().Env["DB_USER"])
 		require.Len(t, s.Set().Files, 3)
-		require.Equal(t, "secrets: reading with the task's identity (role nomad-workloads)", w.host.said())
+		require.Equal(t, "Secrets: reading with the task's identity (role nomad-workloads)", w.host.said())
 		require.Len(t, w.vault.calls, 3, "S3: a login and a read of each secret")
-		require.Len(t, s.journal.entry().Leases, 1)
+		require.Len(t, s.journal.Entry().Leases, 1)
 
 		require.NoError(t, s.SetDriver([]byte(`{"pid":1}`)))
 		require.JSONEq(t, `{"pid":1}`, string(s.Driver()))
@@ -77,7 +77,7 @@ func TestStartHanging(t *testing.T) {
 	})
 }
 
-// S1, S2: what only a person can mend is an error at once, names secret and path, and leaves nothing.
+// S1, S2: what waiting does not help is an error at once, names secret and path, and leaves nothing.
 func TestStartRefused(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -113,7 +113,7 @@ func TestStartMissing(t *testing.T) {
 		no := false
 		optional := secrets.SecretConfig{Path: "secret/other", Required: &no}
 		s := w.open(many{"app": app(""), "other": optional})
-		require.Contains(t, w.host.said(), `secret "other": nothing is at secret/other; left out`)
+		require.Contains(t, w.host.said(), `Secrets: secret "other" not found at secret/other; skipped (required = false)`)
 		s.End()
 		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"other": {Path: "secret/other"}}), w.host)
 		require.Equal(t, secrets.NotFound, secrets.KindOf(err))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -31,11 +32,11 @@ func TestRenew(t *testing.T) {
 		w.sleep(100 * time.Hour)
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		require.Equal(t, 1, w.vault.called("read"))
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		renewals := w.vault.called("renew database")
 		require.Greater(t, renewals, 140)
 		require.Less(t, renewals, 210)
-		require.True(t, s.journal.entry().Leases[0].Ends.After(time.Now()), "what is owed knows how long")
+		require.True(t, s.journal.Entry().Leases[0].Ends.After(time.Now()), "a pending revocation knows how long")
 		s.End()
 	})
 }
@@ -51,7 +52,7 @@ func TestRenewFails(t *testing.T) {
 		w.sleep(3 * time.Hour)
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		require.Equal(t, 1, w.vault.called("read"))
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		s.End()
 	})
 }
@@ -72,9 +73,9 @@ func TestRotateThrice(t *testing.T) {
 		first := s.Set()
 		w.sleep(72 * time.Hour)
 		require.Equal(t, 3, w.host.count("restart"))
-		require.Equal(t, []string{"publish", "restart", "publish", "restart", "publish", "restart"}, w.host.acted())
+		require.Equal(t, []string{"publish", "restart", "publish", "restart", "publish", "restart"}, w.host.applied())
 		require.Len(t, w.vault.live("database/creds/app"), 1)
-		require.Len(t, s.journal.entry().Leases, 1)
+		require.Len(t, s.journal.Entry().Leases, 1)
 		require.NotEqual(t, first.Env["DB_USER"].Text(), s.Set().Env["DB_USER"].Text())
 		require.Same(t, s.Set(), w.host.env)
 		require.Contains(t, w.host.said(), `secret "db" rotated (its lease reached its maximum); task restarted in place`)
@@ -87,7 +88,7 @@ func TestRotateNotRenewable(t *testing.T) {
 		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
 		s := w.open(many{"db": db("")})
 		w.sleep(39 * time.Minute)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		w.sleep(2 * time.Minute)
 		require.Equal(t, 1, w.host.count("restart"))
 		require.Zero(t, w.vault.called("renew database"))
@@ -100,16 +101,16 @@ func TestRotateIssued(t *testing.T) {
 		w.vault.roles["pki/issue/web"] = fakeRole{issued: 24 * time.Hour}
 		s := w.open(many{"tls": changing(secrets.SecretConfig{Path: "pki/issue/web", AllFiles: true, ChangeMode: "signal"})})
 		w.sleep(14 * time.Hour)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		w.sleep(4 * time.Hour)
-		require.Equal(t, []string{"publish", "signal SIGHUP"}, w.host.acted())
+		require.Equal(t, []string{"publish", "signal SIGHUP"}, w.host.applied())
 		require.Equal(t, 2, w.vault.called("read"))
 		s.End()
 	})
 }
 
-// C3: an outage of any length stops nothing, mints nothing, and is told once; what has ended by then
-// is made anew after it.
+// C3: an outage of any length stops nothing, fetches nothing, and is reported once; what has ended by then
+// is fetched again after it.
 func TestOutage(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -119,15 +120,16 @@ func TestOutage(t *testing.T) {
 		w.vault.set(errAway)
 		reads := w.vault.called("read database")
 		w.sleep(40 * time.Minute)
-		require.Contains(t, w.host.said(), "secrets server unreachable; credentials stay valid until 01:00:00 UTC")
+		require.Contains(t, w.host.said(), "Secrets: server unreachable; credentials stay valid until 01:00:00 UTC")
 		w.sleep(10 * time.Hour)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Equal(t, reads, w.vault.called("read database"))
 		w.vault.set(nil)
 		w.sleep(2 * time.Minute)
 		require.Equal(t, 1, w.host.count("restart"))
 		require.Equal(t, 1, w.vault.called("read database")-reads)
-		require.Len(t, w.host.events, 5, w.host.said()) // reading, away, back, the token, rotated
+		require.Len(t, w.host.events, 6, w.host.said()) // reading, away, ended, back, the token, rotated
+		require.Contains(t, w.host.said(), `secret "db" rotated (it ended at 01:00:00 UTC, while the server was away)`)
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		s.End()
 	})
@@ -143,28 +145,28 @@ func TestOutageShort(t *testing.T) {
 		w.sleep(20 * time.Minute)
 		w.vault.set(nil)
 		w.sleep(10 * time.Minute)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Equal(t, []string{
-			"secrets: reading with the task's identity (role nomad-workloads)",
-			"secrets server unreachable; credentials stay valid until 01:00:00 UTC",
-			"secrets server reachable again",
+			"Secrets: reading with the task's identity (role nomad-workloads)",
+			"Secrets: server unreachable; credentials stay valid until 01:00:00 UTC",
+			"Secrets: server reachable again",
 		}, w.host.events)
 		s.End()
 	})
 }
 
-// C3: a server that accepts and never answers is told as soon as one request has waited in vain.
+// C3: a server that accepts and never answers is reported as soon as one request has waited in vain.
 func TestOutageHanging(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
 		s := w.open(many{"db": db("")})
 		w.vault.with(func() { w.vault.delay = time.Hour })
 		w.sleep(time.Minute + requestTimeout + time.Second)
-		require.Contains(t, w.host.said(), "secrets server unreachable; credentials stay valid until 01:00:00 UTC")
+		require.Contains(t, w.host.said(), "Secrets: server unreachable; credentials stay valid until 01:00:00 UTC")
 		w.vault.with(func() { w.vault.delay = 0 })
 		w.sleep(2 * time.Minute)
-		require.Contains(t, w.host.said(), "secrets server reachable again")
-		require.Empty(t, w.host.acted())
+		require.Contains(t, w.host.said(), "server reachable again")
+		require.Empty(t, w.host.applied())
 		s.End()
 	})
 }
@@ -198,7 +200,7 @@ func TestClockBehind(t *testing.T) {
 		})
 		w.sleep(5 * time.Minute)
 		require.Equal(t, 1, w.vault.called("renew "))
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		w.sleep(25 * time.Minute)
 		require.Equal(t, 1, w.vault.called("renew "), "no storm")
 		require.Len(t, w.vault.live("database/creds/app"), 1)
@@ -207,7 +209,7 @@ func TestClockBehind(t *testing.T) {
 }
 
 // The clock is set forward by a day while the plugin is away, or back: what the journal says is over, or
-// far off. The server knows better: nothing is minted, nothing restarted, nothing asked over and over.
+// far off. The server knows better: nothing is fetched, nothing restarted, nothing asked over and over.
 func TestClockSetOverARestart(t *testing.T) {
 	for name, jump := range map[string]time.Duration{"forward": 24 * time.Hour, "back": -24 * time.Hour} {
 		t.Run(name, func(t *testing.T) { testClockSet(t, jump) })
@@ -220,30 +222,30 @@ func testClockSet(t *testing.T, jump time.Duration) {
 		w.open(many{"db": db("")})
 		w.sleep(5 * time.Minute)
 		w.keeper.Close()
-		j, err := openJournal(w.dir, w.task())
+		j, err := journal.Open(w.dir, w.task())
 		require.NoError(t, err)
-		require.NoError(t, j.update(func(e *entry) { // as it looks when the clock has jumped
+		require.NoError(t, j.Update(func(e *journal.Entry) { // as it looks when the clock has jumped
 			h := e.Secrets["db"]
 			for _, at := range []*time.Time{&h.IssuedAt, &h.ExpiresAt, &h.RenewAt} {
 				*at = at.Add(-jump)
 			}
 			e.Secrets["db"] = h
 		}))
-		minted := w.vault.called("read ")
+		fetched := w.vault.called("read ")
 		w.start()
 		s, err := w.keeper.Recover(w.task(), w.host)
 		require.NoError(t, err)
 		s.Watch()
 		w.sleep(3 * time.Hour)
-		require.Empty(t, w.host.acted(), w.host.said())
-		require.Equal(t, minted, w.vault.called("read "))
+		require.Empty(t, w.host.applied(), w.host.said())
+		require.Equal(t, fetched, w.vault.called("read "))
 		require.LessOrEqual(t, w.vault.called("renew "), 7)
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		s.End()
 	})
 }
 
-// C6: where a new read cannot heal what is gone, the task runs on, and is told so once. When it can,
+// C6: where a new read cannot replace what is lost, the task runs on, and an event says so once. When it can,
 // it heals, and the next time is news.
 func TestGoneForGood(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -259,12 +261,12 @@ func TestGoneForGood(t *testing.T) {
 			w.sleep(10*time.Minute + time.Second)
 			require.Equal(t, n, w.host.count("restart"))
 		}
-		require.Contains(t, w.host.said(), "nothing is there; the one in hand has ended")
+		require.Contains(t, w.host.said(), "nothing is there; the current one has ended")
 		s.End()
 	})
 }
 
-// A token that may not look up or renew leases is told once, and its leases are rotated in time.
+// A token that may not look up or renew leases is reported once, and its leases are rotated in time.
 func TestLeaseRequestsRefused(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -280,7 +282,7 @@ func TestLeaseRequestsRefused(t *testing.T) {
 	})
 }
 
-// A token that may neither renew nor revoke itself is replaced in time, which is told once; and what was
+// A token that may neither renew nor revoke itself is replaced in time, which is reported once; and what was
 // made under the old one is revoked lease by lease.
 func TestTokenRequestsRefused(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -324,7 +326,7 @@ func TestRotationRenderFails(t *testing.T) {
 			w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true, extraField: "other"}
 		})
 		w.sleep(15 * time.Minute)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Same(t, before, s.Set())
 		require.Len(t, w.vault.live("database/creds/app"), 1, "the useless new ones are revoked")
 		require.Contains(t, w.host.said(), `not rotated: secret "db"`)
@@ -375,7 +377,7 @@ func TestOutageElsewhere(t *testing.T) {
 	})
 }
 
-// C1, C3: a renewal that fails for a database is told as that, once, and tried until it is back.
+// C1, C3: a renewal that fails for a database is reported as that, once, and tried until it is back.
 func TestRenewalFailsElsewhere(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -386,10 +388,10 @@ func TestRenewalFailsElsewhere(t *testing.T) {
 		w.sleep(50 * time.Minute)
 		require.Greater(t, w.vault.called("renew database"), 5)
 		require.NotContains(t, w.host.said(), "unreachable")
-		require.Equal(t, 1, strings.Count(w.host.said(), `secret "db": not renewed yet: the database is away; the one in hand ends at `), w.host.said())
+		require.Equal(t, 1, strings.Count(w.host.said(), `secret "db": not renewed yet: the database is away; the current one ends at `), w.host.said())
 		w.vault.with(func() { delete(w.vault.fail, "renew") })
 		w.sleep(time.Hour)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		s.End()
 	})
@@ -407,7 +409,7 @@ func TestSlowServer(t *testing.T) {
 		s := w.open(all)
 		w.vault.with(func() { w.vault.delay = 10 * time.Second })
 		w.sleep(time.Hour)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Equal(t, 30, w.vault.called("read"))
 		s.End()
 	})
@@ -427,7 +429,7 @@ func TestRotateTogether(t *testing.T) {
 	})
 }
 
-// One that cannot be fetched anew does not hold up the others.
+// One that cannot be fetched again does not hold up the others.
 func TestRotateOneRefused(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
@@ -437,7 +439,7 @@ func TestRotateOneRefused(t *testing.T) {
 		w.vault.with(func() { w.vault.fail["read database/creds/b"] = errDenied })
 		w.sleep(41 * time.Minute)
 		require.Equal(t, 1, w.host.count("restart"))
-		require.Contains(t, w.host.said(), `not rotated: secret "b": read database/creds/b: permission denied; the one in hand ends at 01:00:00 UTC`)
+		require.Contains(t, w.host.said(), `not rotated: secret "b": read database/creds/b: permission denied; the current one ends at 01:00:00 UTC`)
 		require.Len(t, w.host.events, 3, w.host.said())
 		w.vault.with(func() { clear(w.vault.fail) })
 		w.sleep(10 * time.Minute)
@@ -446,7 +448,7 @@ func TestRotateOneRefused(t *testing.T) {
 	})
 }
 
-// Close does not wait for an outage, and what was begun is owed.
+// Close does not wait for an outage, and what was begun is pending.
 func TestCloseDuringOpen(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)

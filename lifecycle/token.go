@@ -3,19 +3,15 @@ package lifecycle
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -33,39 +29,45 @@ const howToIdentify = `the task has no identity to read secrets with: add to it
   }
 or a vault {} block`
 
-// identity is whose rights a session reads with, and where its tokens come from (DESIGN 5). It is
-// fixed at the start; the tokens change.
+// identity is whose rights a session reads with, and where its tokens come from (README, "Whose token"). It is
+// fixed at the start; the tokens change (tokens.go).
 type identity struct {
-	source tokenSource
+	source journal.TokenSource
 	role   string // identity only
 	mount  string // identity only
 	file   string // the token's or the JWT's, below dir; empty: the token came by environment
 	env    string // the task's VAULT_TOKEN
-	// current is the token in use, for the polls; nil while there is none. Only the loop changes it.
-	current atomic.Pointer[secrets.Token]
 }
 
-// login is one token of a session, and what is known of its end. All but tok.Value and tok.Accessor
-// is the loop's.
-type login struct {
-	tok   secrets.Token
-	since time.Time     // when it was got
-	asked time.Duration // the TTL granted first; a renewal that gives less is the last
-	ends  time.Time     // zero: never, or not known
+// tokenState is one token of a session, and what is known of its end. All but tok.Value and tok.ID is
+// the loop's.
+type tokenState struct {
+	tok      secrets.Token
+	since    time.Time     // when it was got
+	firstTTL time.Duration // the TTL granted first; a renewal that gives less is the last
+	ends     time.Time     // zero: never, or not known
 
 	renew  time.Time // zero: not to be renewed
-	rotate time.Time // when to log in anew; zero: never, or not known yet
+	rotate time.Time // when to log in again; zero: never, or not known yet
 	check  time.Time // when to look whether the server still knows it
 	fails  int
 	// checking: such a look waits for its turn, or is under way.
 	checking bool
-	// dead: the server does not know it any more; a new one is waited for.
-	dead bool
+	// lost: the server does not know it any more; a new one is waited for.
+	lost bool
 }
 
-// identify finds which identity a task has: the first of the vault block, the identity block and
-// the node's token.
-func (k *Keeper) identify(st Start) (*identity, error) {
+// id is the token's; empty without one.
+func (l *tokenState) id() string {
+	if l == nil {
+		return ""
+	}
+	return l.tok.ID
+}
+
+// identify finds which identity a task has, that is to ask a provider with tokens in namespace: the first of the vault
+// block, the identity block and the node's token.
+func (k *Keeper) identify(st Start, issuer *provider, namespace string) (*identity, error) {
 	if err := k.files.harden(st.Task.Dir); err != nil {
 		return nil, fmt.Errorf("close the task's private directory: %w", err)
 	}
@@ -79,80 +81,37 @@ func (k *Keeper) identify(st Start) (*identity, error) {
 	}
 	switch {
 	case here(vaultTokenFile):
-		return &identity{source: fromVaultBlock, file: vaultTokenFile}, nil
+		return &identity{source: journal.FromVaultBlock, file: vaultTokenFile}, nil
 	case st.Env["VAULT_TOKEN"] != "":
-		return &identity{source: fromVaultBlock, env: st.Env["VAULT_TOKEN"]}, nil
+		return &identity{source: journal.FromVaultBlock, env: st.Env["VAULT_TOKEN"]}, nil
 	case jwt != "" && here(jwt):
-		id := &identity{source: fromIdentity, file: jwt, role: st.Spec.Role, mount: k.cfg.JWTMount}
+		id := &identity{source: journal.FromIdentity, file: jwt, role: st.Spec.Role, mount: k.cfg.JWTMount}
 		if id.role == "" {
 			id.role = k.cfg.JWTRole
 		}
 		return id, nil
 	case k.cfg.TokenFile != "":
-		return &identity{source: fromNodeFile}, k.mayReadAsNode(st.Spec)
+		return &identity{source: journal.FromNodeFile}, k.mayReadAsNode(issuer, st.Spec, namespace)
 	case st.Spec.IdentityFile != "":
 		return nil, secrets.Errorf(secrets.Invalid, "identity_file %s is not in the task directory; %s", jwt, howToIdentify)
 	}
 	return nil, secrets.Errorf(secrets.Invalid, "%s", howToIdentify)
 }
 
-// mayReadAsNode refuses what the node's token is not for, before any request is made with it.
-func (k *Keeper) mayReadAsNode(spec *secrets.Spec) error {
-	for i := range spec.Secrets {
-		sec := &spec.Secrets[i]
-		if sec.Request.Params != nil {
-			return secrets.Errorf(secrets.Invalid, "secret %q: params need an identity of the task's own, and only the node's token is there; %s", sec.Name, howToIdentify)
-		}
-		allowed := false
-		for _, glob := range k.cfg.TokenFilePaths {
-			allowed = allowed || matchPath(glob, sec.Request.Path)
-		}
-		if !allowed {
-			return secrets.Errorf(secrets.Invalid, "secret %q: the operator's token_file_paths do not allow %s; %s", sec.Name, sec.Request.Path, howToIdentify)
-		}
-	}
-	return nil
-}
+// ours reports whether the tokens are our own, to be renewed and revoked.
+func (id *identity) ours() bool { return id.source == journal.FromIdentity }
 
-// matchPath matches as the server's own policies do: `+` is one segment, a `*` at the end is any
-// rest.
-func matchPath(glob, path string) bool {
-	prefix, open := strings.CutSuffix(glob, "*")
-	gs, ps := strings.Split(prefix, "/"), strings.Split(path, "/")
-	if slices.Contains(ps, "..") || len(ps) < len(gs) || (!open && len(ps) != len(gs)) {
-		return false
-	}
-	for i, g := range gs {
-		switch {
-		case open && i == len(gs)-1:
-			return strings.HasPrefix(ps[i], g)
-		case g == "+" && ps[i] != "":
-		case g != ps[i]:
-			return false
-		}
-	}
-	return true
-}
-
-// token is what to poll with.
-func (id *identity) token() (secrets.Token, bool) {
-	if tok := id.current.Load(); tok != nil {
-		return *tok, true
-	}
-	return secrets.Token{}, false
-}
-
-// follows reports whether the token is in a file that somebody else replaces.
-func (id *identity) follows() bool {
-	return id.source == fromNodeFile || id.source == fromVaultBlock && id.file != ""
+// reloads reports whether the token is in a file that somebody else replaces.
+func (id *identity) reloads() bool {
+	return id.source == journal.FromNodeFile || id.source == journal.FromVaultBlock && id.file != ""
 }
 
 // describe is how an event names the identity.
 func (id *identity) describe() string {
 	switch id.source {
-	case fromVaultBlock:
+	case journal.FromVaultBlock:
 		return "the token of the job's vault block"
-	case fromIdentity:
+	case journal.FromIdentity:
 		return fmt.Sprintf("the task's identity (role %s)", id.role)
 	}
 	return "the node's token"
@@ -161,11 +120,11 @@ func (id *identity) describe() string {
 // readToken gives the token that somebody else keeps for us: Nomad, or the operator. It makes no
 // request.
 func (s *Session) readToken() (secrets.Token, error) {
-	id := s.identity
+	id := s.tokens.identity
 	var v secrets.Value
 	var err error
 	switch {
-	case id.source == fromNodeFile:
+	case id.source == journal.FromNodeFile:
 		var b []byte
 		b, err = os.ReadFile(s.k.cfg.TokenFile)
 		v = secrets.NewValue(b)
@@ -181,7 +140,7 @@ func (s *Session) readToken() (secrets.Token, error) {
 	if v.IsEmpty() {
 		return secrets.Token{}, secrets.Errorf(secrets.Outage, "read %s: it is empty", id.describe())
 	}
-	return secrets.Token{Value: v}, nil
+	return secrets.Token{Value: v, ID: s.k.tokenID(v), Server: s.tokens.server()}, nil
 }
 
 // mayCome is err, as an outage if it says that a file is not there: Nomad and operators replace such
@@ -195,75 +154,60 @@ func mayCome(err error) error {
 
 // logIn gets a token: it reads the one kept for us, or exchanges the task's JWT for one, in one
 // request. A token of ours is in the journal before logIn returns, for it must be revoked (E2).
-func (s *Session) logIn(ctx context.Context) (*login, error) {
-	id := s.identity
-	if id.source != fromIdentity {
+func (s *Session) logIn(ctx context.Context) (*tokenState, error) {
+	id := s.tokens.identity
+	if id.source != journal.FromIdentity {
 		tok, err := s.readToken()
 		if err != nil {
 			return nil, err
 		}
-		return &login{tok: tok, since: time.Now()}, s.journal.saveToken(id.source, tok)
+		return &tokenState{tok: tok, since: time.Now()}, s.journal.SaveToken(id.source, tok)
 	}
 	jwt, err := s.k.files.read(s.task.Dir, id.file, s.task.UID)
 	if err != nil {
 		return nil, fmt.Errorf("read the task's identity: %w", mayCome(err))
 	}
 	at := time.Now()
-	tok, err := s.k.cfg.Provider.Login(ctx, secrets.Login{Namespace: s.namespace, Mount: id.mount, Role: id.role, JWT: jwt})
+	tok, err := s.tokens.issuer.tokens.Login(ctx, secrets.Login{Namespace: s.namespace, Mount: id.mount, Role: id.role, JWT: jwt})
+	s.logRequest("login", at, err, "role", id.role)
 	if err != nil {
-		if k := secrets.KindOf(err); k != secrets.Outage && expired(jwt, at) {
+		if k := secrets.KindOf(err); k != secrets.Outage && due(at, secrets.JWTExpiry(jwt)) {
 			// Nomad renews the file, once its own servers are back (S2).
 			return nil, secrets.Errorf(secrets.Outage, "log in with the task's identity, which has expired and Nomad has not renewed yet: %w", err)
 		}
 		return nil, fmt.Errorf("log in with the task's identity (role %s): %w", id.role, err)
 	}
+	tok.ID, tok.Server = s.k.tokenID(tok.Value), s.tokens.server()
 	crashpoint.Reached(crashpoint.LoginAnswered, s.task.Name)
-	if err := s.journal.saveToken(fromIdentity, tok); err != nil {
+	if err := s.journal.SaveToken(journal.FromIdentity, tok); err != nil {
 		// What is not written down would outlive us: better no token than a leaked one.
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
-		return nil, errors.Join(fmt.Errorf("journal: %w", err), s.k.cfg.Provider.RevokeToken(cctx, tok, s.namespace))
+		return nil, errors.Join(fmt.Errorf("journal the new token: %w", err), s.tokens.issuer.tokens.RevokeToken(cctx, tok, s.namespace))
 	}
 	crashpoint.Reached(crashpoint.TokenJournalled, s.task.Name)
-	l := &login{since: at}
+	l := &tokenState{since: at}
 	l.granted(at, tok, s.k.random())
 	return l, nil
 }
 
 // granted takes in what a login or a renewal at a moment gave.
-func (l *login) granted(at time.Time, tok secrets.Token, r float64) {
+func (l *tokenState) granted(at time.Time, tok secrets.Token, r float64) {
+	if tok.ID == "" { // a renewal's: it is the same token
+		tok.ID, tok.Accessor, tok.Batch = l.tok.ID, l.tok.Accessor, l.tok.Batch
+	}
 	l.tok, l.fails = tok, 0
 	l.renew, l.rotate, l.ends = time.Time{}, time.Time{}, tok.Expires
 	if tok.TTL <= 0 {
 		return // it lives until it is revoked
 	}
-	if l.asked == 0 {
-		l.asked = tok.TTL
+	if l.firstTTL == 0 {
+		l.firstTTL = tok.TTL
 	}
 	if l.ends.IsZero() {
 		l.ends = at.Add(tok.TTL)
 	}
-	if tok.Renewable && !atMaximum(l.asked, tok.TTL) {
+	if tok.Renewable && !atMaximum(l.firstTTL, tok.TTL) {
 		l.renew = renewAt(at, tok.TTL, r)
 	}
-}
-
-// expired reports whether a JWT says of itself that it is over. Nothing is verified: it only tells
-// a refusal that waiting can mend from others.
-func expired(jwt secrets.Value, now time.Time) bool {
-	parts := bytes.Split(jwt.Bytes(), []byte("."))
-	if len(parts) != 3 {
-		return false
-	}
-	payload := make([]byte, base64.RawURLEncoding.DecodedLen(len(parts[1])))
-	if _, err := base64.RawURLEncoding.Decode(payload, parts[1]); err != nil {
-		return false
-	}
-	var claims struct {
-		Exp float64 `json:"exp"`
-	}
-	if json.Unmarshal(payload, &claims) != nil || claims.Exp == 0 {
-		return false
-	}
-	return now.After(time.Unix(int64(claims.Exp), 0))
 }

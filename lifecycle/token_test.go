@@ -9,10 +9,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// DESIGN 5: a token of ours that can be renewed no more is replaced, and what was made under it is
+// C2: a token of ours that can be renewed no more is replaced, and what was made under it is
 // rotated before it ends; then it is revoked.
 func TestTokenMaximum(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -29,7 +31,7 @@ func TestTokenMaximum(t *testing.T) {
 		require.Contains(t, w.host.said(), "the token it was made under reached its maximum")
 		require.Equal(t, 1, w.vault.liveTokens())
 		require.Len(t, w.vault.live("database/creds/app"), 1)
-		require.Len(t, s.journal.allTokens(), 1)
+		require.Len(t, s.journal.Tokens(), 1)
 		s.End()
 		synctest.Wait()
 		require.Zero(t, w.vault.liveTokens())
@@ -39,13 +41,13 @@ func TestTokenMaximum(t *testing.T) {
 // C6: to look after the token is no reason to miss its renewal, where nothing else wakes the session.
 func TestCheckKeepsTheRenewal(t *testing.T) {
 	now := epoch
-	l := &login{renew: now.Add(time.Second), rotate: now.Add(2 * time.Second), check: now}
-	h := &held{under: l, check: now.Add(time.Minute)} // its checks are the token's, too
+	l := &tokenState{renew: now.Add(time.Second), rotate: now.Add(2 * time.Second), check: now}
+	h := &secretState{token: l, check: now.Add(time.Minute)} // its checks are the token's, too
 	s := &Session{
-		k:        &Keeper{cfg: Config{LeaseCheckInterval: time.Minute}, random: func() float64 { return 0 }},
-		identity: &identity{source: fromIdentity}, login: l, held: map[string]*held{"db": h},
+		k:      &Keeper{cfg: Config{LeaseCheckInterval: time.Minute}, random: func() float64 { return 0 }},
+		tokens: tokens{identity: &identity{source: journal.FromIdentity}, current: l}, secrets: map[string]*secretState{"db": h},
 	}
-	require.Equal(t, l.renew, s.stepLogin(now))
+	require.Equal(t, l.renew, s.stepToken(now))
 }
 
 // With static secrets alone a new token is nothing that the task notices.
@@ -56,7 +58,7 @@ func TestTokenMaximumStatic(t *testing.T) {
 		s := w.open(many{"app": app("")})
 		w.sleep(50 * time.Hour)
 		require.GreaterOrEqual(t, w.vault.called("login"), 5)
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Equal(t, 1, w.vault.liveTokens())
 		require.Len(t, w.host.events, 1, w.host.said())
 		withApp(w, "two")
@@ -66,7 +68,7 @@ func TestTokenMaximumStatic(t *testing.T) {
 	})
 }
 
-// C6: a token that is revoked behind our back is seen, and all that died with it is made anew.
+// C6: a token that is revoked behind our back is seen, and all that ended with it is fetched again.
 func TestTokenRevoked(t *testing.T) {
 	for name, all := range map[string]many{"leases": {"db": db("")}, "static": {"app": app("")}} {
 		t.Run(name, func(t *testing.T) {
@@ -83,7 +85,7 @@ func TestTokenRevoked(t *testing.T) {
 					require.Equal(t, 1, w.host.count("restart"))
 					require.Len(t, w.vault.live("database/creds/app"), 1)
 				} else {
-					require.Empty(t, w.host.acted())
+					require.Empty(t, w.host.applied())
 				}
 				s.End()
 				synctest.Wait()
@@ -102,9 +104,10 @@ func TestTokenLooksDoNotQueueUp(t *testing.T) {
 		withApp(w, "one")
 		s := w.open(many{"app": app("")})
 		w.sleep(time.Hour)
-		w.keeper.limit.mu.Lock()
-		waiting := len(w.keeper.limit.waiting)
-		w.keeper.limit.mu.Unlock()
+		waiting := 0
+		for _, p := range []limit.Priority{limit.Renew, limit.Rotate, limit.Poll} {
+			waiting += w.keeper.limit.Waiting(s.tenant(), p)
+		}
 		require.LessOrEqual(t, waiting, 3, "a poll, a look at the token, its renewal")
 		require.Positive(t, w.vault.called("lookup"))
 		s.End()
@@ -119,13 +122,13 @@ func (w *world) vaultBlock() {
 	})
 }
 
-// DESIGN 5.1: Nomad's token is never revoked or renewed; leases are revoked one by one.
+// Nomad's token is never revoked or renewed; leases are revoked one by one (README, "Whose token").
 func TestVaultBlock(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
 		w.vaultBlock()
 		s := w.open(many{"db": db("")})
-		require.Equal(t, "secrets: reading with the token of the job's vault block", w.host.said())
+		require.Equal(t, "Secrets: reading with the token of the job's vault block", w.host.said())
 		w.sleep(30 * time.Hour)
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		s.End()
@@ -138,7 +141,7 @@ func TestVaultBlock(t *testing.T) {
 	})
 }
 
-// DESIGN 5.1: when Nomad replaces the token, it is followed, and what died with the old is made anew.
+// When Nomad replaces the token, it is reloaded, and what ended with the old is fetched again (README, "Whose token").
 func TestVaultBlockReplaced(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -148,8 +151,8 @@ func TestVaultBlockReplaced(t *testing.T) {
 		w.sleep(10 * time.Minute)
 		w.vault.with(func() { clear(w.vault.tokens) })
 		w.sleep(5 * time.Minute)
-		require.Empty(t, w.host.acted(), "only Nomad can give a new one")
-		require.Contains(t, w.host.said(), "the token of the job's vault block is not valid any more; waiting for a new one")
+		require.Empty(t, w.host.applied(), "only Nomad can give a new one")
+		require.Contains(t, w.host.said(), "the token of the job's vault block is no longer valid; waiting for a new one")
 		w.vaultBlock()
 		w.sleep(10 * time.Second)
 		require.Equal(t, 1, w.host.count("restart"))
@@ -170,7 +173,7 @@ func TestVaultBlockReplacedAtOnce(t *testing.T) {
 		w.sleep(time.Second)
 		w.vault.with(func() { clear(w.vault.tokens) })
 		w.vaultBlock()
-		w.sleep(followEvery + 4*time.Second)
+		w.sleep(reloadEvery + 4*time.Second)
 		require.Equal(t, 1, w.host.count("restart"))
 		require.Len(t, w.vault.live("database/creds/app"), 1)
 		s.End()
@@ -185,16 +188,16 @@ func TestVaultBlockReplacedAlive(t *testing.T) {
 		s := w.open(many{"db": db("")})
 		w.vaultBlock()
 		w.sleep(2 * time.Hour)
-		tok, ok := s.identity.token()
+		tok, ok := s.tokens.inUse()
 		require.True(t, ok)
 		require.Equal(t, "token-3", tok.Value.Text())
-		require.Empty(t, w.host.acted())
+		require.Empty(t, w.host.applied())
 		require.Len(t, w.host.events, 1, w.host.said())
 		s.End()
 	})
 }
 
-// DESIGN 5: the first found is used.
+// The first found is used (README, "Whose token").
 func TestTokenOrder(t *testing.T) {
 	const node = "the node's token"
 	for name, tt := range map[string]struct {
@@ -230,7 +233,7 @@ func TestTokenOrder(t *testing.T) {
 				start.Env["VAULT_TOKEN"] = tt.env
 				s, err := w.keeper.Open(w.t.Context(), start, w.host)
 				require.NoError(t, err)
-				require.Equal(t, "secrets: reading with "+tt.want, w.host.said())
+				require.Equal(t, "Secrets: reading with "+tt.want, w.host.said())
 				s.End()
 				if tt.want == node {
 					_, err = w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
@@ -288,8 +291,39 @@ func TestMatchPath(t *testing.T) {
 		{"secret/+/db", "secret//db", false},
 		{"secret/*", "secret/../sys/x", false},
 		{"*", "anything/at/all", true},
+		{"secret/ap*", "secret/app/deeper", true},
 		{"", "a", false},
 	} {
 		require.Equal(t, tt.want, matchPath(tt.glob, tt.path), "%s %s", tt.glob, tt.path)
 	}
+}
+
+// A job chooses the path, the operator the globs: no spelling of a path is one of what is not allowed.
+func TestNodeMayRead(t *testing.T) {
+	for _, tt := range []struct {
+		glob, path      string
+		allowed, pinned bool
+	}{
+		{"secret/app", "secret/app", true, true},
+		{"secret/*", "secret/data/app", true, true},
+		{"secret/app/*", "secret/data/app/x", false, false},
+		{"secret/data/app/*", "secret/data/app/x", true, true},
+		{"secret/+/x", "secret/data/x", false, false}, // which is secret/x
+		{"secret/+/x", "secret/a/x", true, true},
+		{"secret/d*", "secret/data/x", false, false},
+		{"secret/data*", "secret/data/x", false, false},
+		{"secret/+/x", "secret/a%2fb/x", false, false}, // a proxy may make it secret/a/b/x
+		{"secret/+", "secret/a%252fb", false, false},
+		{"secret/*", "secret/a%2fb", true, true},
+		{"secret/app*", "secret/app%2f..%2fother", false, false},
+		{"secret/*", "team/secret/x", false, false},
+		{"+/x", "team/x", true, false},
+		{"*", "team/secret/x", true, false},
+		{"sec*", "secret/x", true, false},
+	} {
+		allowed, pinned := nodeMayRead([]string{tt.glob}, tt.path)
+		require.Equal(t, []bool{tt.allowed, tt.pinned}, []bool{allowed, pinned}, "%s %s", tt.glob, tt.path)
+	}
+	allowed, pinned := nodeMayRead([]string{"*", "secret/*"}, "secret/x")
+	require.True(t, allowed && pinned)
 }

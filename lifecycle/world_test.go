@@ -23,23 +23,27 @@ import (
 // fakeVault is a secrets server whose faults come on demand. It knows what a real one knows: tokens,
 // their leases, and when they end.
 type fakeVault struct {
-	mu     sync.Mutex
-	away   error                     // the answer to everything
-	fail   map[string]error          // by "call path", by "call id" or by call: the answer to that
-	static map[string]map[string]any // by path
-	roles  map[string]fakeRole       // by path: what mints
-	tokens map[string]*fakeToken     // by value
-	leases map[secrets.LeaseID]*fakeLease
-	login  fakeRole // of the tokens that logins give
-	delay  time.Duration
-	count  int
-	calls  []string
-	sent   func() // called for every call that is answered
+	address string
+	mu      sync.Mutex
+	away    error                     // the answer to everything
+	fail    map[string]error          // by "call path", by "call id" or by call: the answer to that
+	static  map[string]map[string]any // by path
+	roles   map[string]fakeRole       // by path: what makes credentials
+	tokens  map[string]*fakeToken     // by value
+	leases  map[secrets.LeaseID]*fakeLease
+	login   fakeRole // of the tokens that logins give
+	delay   time.Duration
+	slow    map[string]time.Duration // by "call path": how long that takes
+	count   int
+	calls   []string
+	params  []map[string]string // of the reads that had some
+	sent    func()              // called for every call that is answered
 }
 
 type fakeRole struct {
 	ttl, max   time.Duration
 	fixed      bool          // not renewable
+	batch      bool          // of a login: its tokens are batch tokens
 	issued     time.Duration // not 0: a certificate of that life, without a lease
 	extraField string
 }
@@ -58,7 +62,8 @@ type fakeLease struct {
 
 func newFakeVault() *fakeVault {
 	return &fakeVault{
-		fail: map[string]error{}, static: map[string]map[string]any{}, roles: map[string]fakeRole{},
+		address: "https://vault",
+		fail:    map[string]error{}, static: map[string]map[string]any{}, roles: map[string]fakeRole{},
 		tokens: map[string]*fakeToken{}, leases: map[secrets.LeaseID]*fakeLease{},
 		login: fakeRole{ttl: time.Hour, max: 1000 * time.Hour},
 	}
@@ -67,7 +72,7 @@ func newFakeVault() *fakeVault {
 // call notes a call and gives its fault; the lock is held when it returns.
 func (v *fakeVault) call(ctx context.Context, name, what string) error {
 	v.mu.Lock()
-	delay := v.delay
+	delay := max(v.delay, v.slow[name+" "+what])
 	v.mu.Unlock()
 	if delay > 0 {
 		wait(ctx, delay)
@@ -105,6 +110,9 @@ func (v *fakeVault) Read(ctx context.Context, tok secrets.Token, req secrets.Req
 	if err == nil {
 		err = v.knows(tok)
 	}
+	if req.Params != nil {
+		v.params = append(v.params, req.Params)
+	}
 	if err != nil {
 		return secrets.Answer{}, fmt.Errorf("read %s: %w", req.Path, err)
 	}
@@ -113,7 +121,7 @@ func (v *fakeVault) Read(ctx context.Context, tok secrets.Token, req secrets.Req
 		return secrets.Answer{Kind: secrets.Static, Own: true, Fields: secrets.NewFields(maps.Clone(m)), At: now}, nil
 	}
 	if m, ok := v.static[req.Path]; ok {
-		return secrets.Answer{Kind: secrets.Static, Fields: secrets.NewFields(maps.Clone(m)), At: now}, nil
+		return secrets.Answer{Kind: secrets.Static, Fields: secrets.NewFields(maps.Clone(m)), Settings: []string{"rotation_period"}, At: now}, nil
 	}
 	role, ok := v.roles[req.Path]
 	if !ok {
@@ -130,8 +138,13 @@ func (v *fakeVault) Read(ctx context.Context, tok secrets.Token, req secrets.Req
 		return a, nil
 	}
 	id := secrets.LeaseID(fmt.Sprintf("%s/%d", req.Path, v.count))
-	v.leases[id] = &fakeLease{path: req.Path, token: tok.Value.Text(), until: now.Add(role.ttl), max: now.Add(role.max), role: role}
-	a.Lease = secrets.Lease{ID: id, Duration: role.ttl, Renewable: !role.fixed}
+	l := &fakeLease{path: req.Path, token: tok.Value.Text(), until: now.Add(role.ttl), max: now.Add(role.max), role: role}
+	if t := v.tokens[l.token]; t.role.batch && l.max.After(t.until) {
+		l.max = t.until
+		l.until = earliest(l.until, l.max)
+	}
+	v.leases[id] = l
+	a.Lease = secrets.Lease{ID: id, Duration: l.until.Sub(now).Truncate(time.Second), Renewable: !role.fixed}
 	return a, nil
 }
 
@@ -200,6 +213,9 @@ func (v *fakeVault) newToken(role fakeRole) (secrets.Token, *fakeToken) {
 	value := fmt.Sprintf("token-%d", v.count)
 	t := &fakeToken{until: now.Add(role.ttl), max: now.Add(role.max), role: role}
 	v.tokens[value] = t
+	if role.batch {
+		return secrets.Token{Value: secrets.TextValue(value), Batch: true, Expires: t.until, TTL: role.ttl}, t
+	}
 	return secrets.Token{Value: secrets.TextValue(value), Accessor: "accessor-of-" + value, Expires: t.until, TTL: role.ttl, Renewable: true}, t
 }
 
@@ -244,9 +260,14 @@ func (v *fakeVault) LookupToken(ctx context.Context, tok secrets.Token, _ string
 	return tok, nil
 }
 
+func (v *fakeVault) Address() string { return v.address }
+
 func (v *fakeVault) RevokeToken(ctx context.Context, tok secrets.Token, _ string) error {
 	err := v.call(ctx, "revoke-token", tok.Value.Text())
 	defer v.mu.Unlock()
+	if t := v.tokens[tok.Value.Text()]; err == nil && t != nil && t.role.batch {
+		return secrets.Errorf(secrets.Invalid, "batch tokens cannot be revoked")
+	}
 	if err == nil {
 		delete(v.tokens, tok.Value.Text())
 	}
@@ -309,11 +330,17 @@ type fakeHost struct {
 
 	restart func(ctx context.Context) error // what a restart comes to
 	publish func() error
+	fits    func(*secrets.Set) error
+	envRoom int // 0: what is usual
 	script  func() (int, error)
+	live    func(secret string, l Look)
 	during  func(what string) // looks at the world in the middle of an act
+	hang    string            // the act that begins so takes until the session ends
+	serve   time.Duration     // how long the old process takes to finish, if it may
+	served  []time.Time       // when it had, or might not any longer
 }
 
-func (h *fakeHost) did(what string) {
+func (h *fakeHost) did(ctx context.Context, what string) error {
 	h.mu.Lock()
 	h.acts, h.at = append(h.acts, what), append(h.at, time.Now())
 	during := h.during
@@ -321,10 +348,16 @@ func (h *fakeHost) did(what string) {
 	if during != nil {
 		during(what)
 	}
+	if h.hang != "" && strings.HasPrefix(what, h.hang) {
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
 
-func (h *fakeHost) Publish(_ context.Context, set *secrets.Set) error {
-	h.did("publish")
+func (h *fakeHost) Publish(ctx context.Context, set *secrets.Set) error {
+	if err := h.did(ctx, "publish"); err != nil {
+		return err
+	}
 	if h.publish != nil {
 		if err := h.publish(); err != nil {
 			return err
@@ -336,8 +369,30 @@ func (h *fakeHost) Publish(_ context.Context, set *secrets.Set) error {
 	return nil
 }
 
-func (h *fakeHost) Restart(ctx context.Context, set *secrets.Set) error {
-	h.did("restart")
+func (h *fakeHost) Fits(set *secrets.Set) error {
+	if h.fits != nil {
+		return h.fits(set)
+	}
+	return nil
+}
+
+func (h *fakeHost) EnvRoom() int {
+	if h.envRoom > 0 {
+		return h.envRoom
+	}
+	return 2 << 20
+}
+
+func (h *fakeHost) Restart(ctx, serving context.Context, set *secrets.Set) error {
+	if err := h.did(ctx, "restart"); err != nil {
+		return err
+	}
+	if h.serve > 0 {
+		wait(serving, h.serve)
+		h.mu.Lock()
+		h.served = append(h.served, time.Now())
+		h.mu.Unlock()
+	}
 	if h.restart != nil {
 		if err := h.restart(ctx); err != nil {
 			return err
@@ -349,17 +404,22 @@ func (h *fakeHost) Restart(ctx context.Context, set *secrets.Set) error {
 	return nil
 }
 
-func (h *fakeHost) Signal(_ context.Context, sig string) error {
-	h.did("signal " + sig)
-	return nil
-}
+func (h *fakeHost) Signal(ctx context.Context, sig string) error { return h.did(ctx, "signal "+sig) }
 
-func (h *fakeHost) Script(_ context.Context, _ *secrets.Set, sc secrets.Script) (int, error) {
-	h.did("script " + sc.Command)
+func (h *fakeHost) Script(ctx context.Context, _ *secrets.Set, sc secrets.Script) (int, error) {
+	if err := h.did(ctx, "script "+sc.Command); err != nil {
+		return 0, err
+	}
 	if h.script != nil {
 		return h.script()
 	}
 	return 0, nil
+}
+
+func (h *fakeHost) Live(secret string, l Look) {
+	if h.live != nil {
+		h.live(secret, l)
+	}
 }
 
 func (h *fakeHost) Event(msg string) {
@@ -368,7 +428,7 @@ func (h *fakeHost) Event(msg string) {
 	h.events = append(h.events, msg)
 }
 
-func (h *fakeHost) acted() []string {
+func (h *fakeHost) applied() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.acts)
@@ -381,7 +441,7 @@ func (h *fakeHost) said() string {
 }
 
 func (h *fakeHost) count(what string) (n int) {
-	for _, a := range h.acted() {
+	for _, a := range h.applied() {
 		if a == what {
 			n++
 		}
@@ -401,13 +461,22 @@ type world struct {
 }
 
 // inWorld runs a test in a bubble. A task in it has an identity; poke it with the world's fields.
+//
+// Within test use w.t, and not the t around it, least of all its Context: that is cancelled outside the bubble, and if
+// it was waited for inside, the whole test binary ends ("close of synctest channel from outside bubble").
 func inWorld(t *testing.T, test func(w *world)) {
 	t.Helper()
-	dir, taskDir := newStateDir(t), t.TempDir()
+	inWorldAt(t, newStateDir(t), test)
+}
+
+// inWorldAt is inWorld with a state directory.
+func inWorldAt(t *testing.T, dir string, test func(w *world)) {
+	t.Helper()
+	taskDir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, dir: dir, taskDir: taskDir, vault: newFakeVault(), host: &fakeHost{}}
 		w.cfg = Config{
-			Provider: w.vault, StateDir: w.dir,
+			Providers: map[string]Provider{"vault": w.vault}, StateDir: w.dir,
 			JWTMount: "jwt-nomad", JWTRole: "nomad-workloads", JWTFile: "private/vault.jwt",
 			PollInterval: 10 * time.Second, LeaseCheckInterval: time.Minute, StartTimeout: 2 * time.Minute, RequestRate: 1000,
 		}
@@ -457,7 +526,7 @@ func (w *world) startOf(all map[string]secrets.SecretConfig) Start {
 	for name, sc := range all {
 		c.Secrets[name] = &sc
 	}
-	spec, err := secrets.Compile(c)
+	spec, err := w.keeper.providers.compile(c)
 	require.NoError(w.t, err)
 	return Start{Task: w.task(), Spec: spec, Config: c, Env: map[string]string{}}
 }
@@ -476,6 +545,16 @@ func (w *world) open(all map[string]secrets.SecretConfig) *Session {
 func (w *world) sleep(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
+}
+
+// inLoop looks at what is a session's loop's alone.
+func inLoop(s *Session, look func()) {
+	done := make(chan struct{})
+	s.results <- func() {
+		defer close(done)
+		look()
+	}
+	<-done
 }
 
 // db is a secret of a database, with its user in the environment and a file.
@@ -502,3 +581,15 @@ func changing(c secrets.SecretConfig) secrets.SecretConfig {
 }
 
 type many = map[string]secrets.SecretConfig
+
+// fieldsOf is a secret with one field.
+func fieldsOf(value string) secrets.Fields {
+	return secrets.NewFields(map[string]any{"value": value})
+}
+
+func newStateDir(t testing.TB) string { return filepath.Join(t.TempDir(), "state", "docker") }
+
+var (
+	errAway   = secrets.Errorf(secrets.Outage, "connection refused")
+	errDenied = secrets.Errorf(secrets.Refused, "permission denied")
+)

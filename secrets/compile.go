@@ -11,11 +11,18 @@ import (
 )
 
 // Compile checks what a job asks for and makes it a Spec. It reports all that is wrong at once, one
-// line each, and each line says where, what, and what would mend it. The error is of kind Invalid.
+// line each, and each line says where, what, and the remedy. The error is of kind Invalid.
 // No request has been made by then, and none is needed to compile: what depends on the answers
 // (names made by env_prefix and files) Render checks.
-func Compile(c TaskConfig) (*Spec, error) {
-	k := &compiler{files: newPathSet()}
+//
+// A config that asks for too much is refused before it is looked into (S8).
+//
+// The providers are those that a secret may name beside the default one.
+func Compile(c TaskConfig, providers ...string) (*Spec, error) {
+	if err := c.checkLimits(); err != nil {
+		return nil, err
+	}
+	k := &compiler{providers: providers, files: newPathSet(), templates: newTemplates()}
 	spec := k.task(c)
 	if err := k.err(); err != nil {
 		return nil, err
@@ -25,9 +32,12 @@ func Compile(c TaskConfig) (*Spec, error) {
 
 // compiler collects the problems of one task's config.
 type compiler struct {
-	problems []error
-	env      map[string]string // variable → the secret that sets it
-	files    *pathSet
+	problems  problems
+	providers []string          // beside the default one
+	env       map[string]string // variable → the secret that sets it
+	liveDirs  map[string]string // in the container → the secret that it is of
+	files     *pathSet
+	templates *templates
 }
 
 // badf notes a problem at a place, such as `secret "db"`.
@@ -36,14 +46,14 @@ func (k *compiler) badf(place, format string, args ...any) {
 	if place != "" {
 		msg = place + ": " + msg
 	}
-	k.problems = append(k.problems, errors.New(msg))
+	k.problems.add(errors.New(msg))
 }
 
 func (k *compiler) err() error {
-	if len(k.problems) == 0 {
-		return nil
+	if err := k.problems.join(); err != nil {
+		return &Error{Kind: Invalid, Err: err}
 	}
-	return &Error{Kind: Invalid, Err: errors.Join(k.problems...)}
+	return nil
 }
 
 func (k *compiler) task(c TaskConfig) *Spec {
@@ -54,6 +64,9 @@ func (k *compiler) task(c TaskConfig) *Spec {
 		ExposeToken:  c.ExposeToken,
 		StopSignal:   c.StopSignal,
 		StopTimeout:  k.duration("", "stop_timeout", c.StopTimeout, DefaultStopTimeout),
+
+		PreStopSignal: c.PreStopSignal,
+		PreStopWait:   k.duration("", "pre_stop_wait", c.PreStopWait, 0),
 	}
 	k.plainText("", "role", c.Role)
 	k.plainText("", "namespace", c.Namespace)
@@ -68,12 +81,20 @@ func (k *compiler) task(c TaskConfig) *Spec {
 	if c.StopSignal != "" {
 		k.signal("", "stop_signal", c.StopSignal)
 	}
+	if c.PreStopSignal != "" {
+		k.signal("", "pre_stop_signal", c.PreStopSignal)
+	}
+	if spec.PreStopWait > MaxPreStopWait {
+		k.badf("", "pre_stop_wait %q is above 5m; use 5m or less", c.PreStopWait)
+	}
 	k.fromPolicies(c.FromPolicies)
 
 	def := k.defaults(c)
-	k.env = map[string]string{}
+	k.env, k.liveDirs = map[string]string{}, map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Secrets)) {
-		spec.Secrets = append(spec.Secrets, k.secret(name, c.Secrets[name], def, spec.Namespace))
+		if s := c.Secrets[name]; !s.Discovered {
+			spec.Secrets = append(spec.Secrets, k.secret(name, s, def, spec.Namespace))
+		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(c.Files)) {
 		place := fmt.Sprintf("file %q", path)
@@ -87,6 +108,8 @@ func (k *compiler) task(c TaskConfig) *Spec {
 		}
 		spec.Files = append(spec.Files, k.file(place, path, f))
 	}
+	k.onlyLive(spec, c)
+	k.granted(spec, c, def)
 	return spec
 }
 
@@ -107,27 +130,14 @@ func (k *compiler) secret(name string, c *SecretConfig, def Change, namespace st
 	if !secretName.MatchString(name) {
 		k.badf(place, "the name is not valid; use a letter or _ first, then letters, digits, _ or -, 128 at the most")
 	}
-	switch c.Provider {
-	case "", "vault":
-	case "nomad":
-		k.badf(place, `provider "nomad" is not yet supported; use vault`)
-	default:
-		k.badf(place, "provider %q is not known; use vault", c.Provider)
-	}
-	if c.LiveDir != "" || c.LiveListing || c.LiveStale != "" {
-		key := "live_dir"
-		switch {
-		case c.LiveDir != "":
-		case c.LiveListing:
-			key = "live_listing"
-		default:
-			key = "live_stale"
-		}
-		k.badf(place, "%s is not yet supported; use env or file", key)
+	provider := k.provider(place, c)
+	if provider != DefaultProvider {
+		namespace = "" // the job's option is Vault's
 	}
 	s := Secret{
 		Name: name,
 		Request: Request{
+			Provider:  provider,
 			Namespace: namespace,
 			Version:   c.Version,
 			Params:    k.params(place, c.Params),
@@ -135,11 +145,14 @@ func (k *compiler) secret(name string, c *SecretConfig, def Change, namespace st
 		Env:       k.envMap(place, c.Env),
 		EnvPrefix: c.EnvPrefix,
 		AllFiles:  c.AllFiles,
+		Live:      k.live(place, c),
 		Change:    k.change(place, c, def),
 		Granted:   c.Discovered,
+		Exact:     c.Exact,
 		Required:  c.Required == nil || *c.Required,
 	}
-	path, err := cleanRequestPath(c.Path, namespace, s.Request.Params != nil)
+	s.CSR, s.Request.Params = k.csr(place, c, s.Request.Params)
+	path, err := cleanPathOf(provider, c.Path, namespace, s.Request.Params != nil)
 	if err != nil {
 		k.badf(place, "%v", err)
 	}
@@ -147,7 +160,7 @@ func (k *compiler) secret(name string, c *SecretConfig, def Change, namespace st
 	if c.Version < 0 {
 		k.badf(place, "version %d is below 0; give a version that the secret has, or none for the newest", c.Version)
 	}
-	if c.Version != 0 && s.Request.Params != nil {
+	if c.Version != 0 && s.Request.Params != nil && s.CSR == nil {
 		k.badf(place, "version is for reading a KV v2 secret and params for a write; give one of them")
 	}
 	if c.EnvPrefix != nil && *c.EnvPrefix != "" {
@@ -156,7 +169,7 @@ func (k *compiler) secret(name string, c *SecretConfig, def Change, namespace st
 		}
 	}
 	if c.AllFiles {
-		if err := reserved(name); err != nil {
+		if err := Reserved(name); err != nil {
 			k.badf(place, "files: %v; give the secret another name", err)
 		} else if err := k.files.addDir(name, place); err != nil {
 			k.badf(place, "files: %v", err)
@@ -166,6 +179,31 @@ func (k *compiler) secret(name string, c *SecretConfig, def Change, namespace st
 		s.Files = append(s.Files, k.file(fmt.Sprintf("%s: file %q", place, p), p, c.Files[p]))
 	}
 	return s
+}
+
+// provider is the name of the one that a secret is from. What only Vault takes is refused for the others: it would
+// be passed over in silence.
+func (k *compiler) provider(place string, c *SecretConfig) string {
+	name := c.provider()
+	if name == DefaultProvider {
+		return name
+	}
+	if !slices.Contains(k.providers, name) {
+		known := "known"
+		if name == "nomad" {
+			known = "yet supported"
+		}
+		all := slices.Sorted(slices.Values(append([]string{DefaultProvider}, k.providers...)))
+		k.badf(place, "provider %q is not %s; use %s", name, known, strings.Join(slices.Compact(all), " or "))
+		return DefaultProvider // whose rules the rest is checked by
+	}
+	if c.Version != 0 {
+		k.badf(place, "version is for provider %q only; take it out", DefaultProvider)
+	}
+	if len(c.Params) > 0 {
+		k.badf(place, "params are for provider %q only; take them out", DefaultProvider)
+	}
+	return name
 }
 
 // params and env come as lists of maps: HCL gives a map, and each of several blocks, as one element.
@@ -214,6 +252,7 @@ func (k *compiler) envMap(place string, list []map[string]string) map[string]str
 		if m[name] == "" {
 			k.badf(place, "env: %q has no field; give the name of the secret's field", name)
 		}
+		k.fieldPath(fmt.Sprintf("%s: env %s", place, name), m[name])
 		if other, ok := k.env[name]; ok {
 			k.badf(place, "env: %q is set by %s too; give one of them another name", name, other)
 			continue
@@ -240,5 +279,15 @@ func checkEnvName(name string) error {
 func (k *compiler) plainText(place, key, s string) {
 	if strings.ContainsFunc(s, unicode.IsControl) || strings.TrimSpace(s) != s {
 		k.badf(place, "%s %q has control characters, or white space around it; take them out", key, s)
+	}
+	if len(s) > maxWord {
+		k.badf(place, "%s is longer than %d bytes; give a shorter one", key, maxWord)
+	}
+}
+
+// fieldPath bounds a field's name, and with it the look for it in nested JSON.
+func (k *compiler) fieldPath(place, field string) {
+	if len(field) > maxPath {
+		k.badf(place, "the field's name is longer than %d bytes; give a shorter one", maxPath)
 	}
 }

@@ -14,9 +14,12 @@ import (
 // job may begin with it at the top, so what keeps such a name is safe from jobs.
 const ReservedPrefix = ".."
 
+// MaxDirs is how deep below the secrets directory a file may be. What removes a set goes no deeper.
+const MaxDirs = 16
+
 func (k *compiler) file(place, p string, c *FileConfig) File {
 	f := File{Path: p, Field: c.Field, Template: c.Template, Perms: DefaultPerms, UID: c.UID, GID: c.GID}
-	if err := checkFilePath(p); err != nil {
+	if err := CheckFilePath(p); err != nil {
 		k.badf(place, "%v", err)
 	} else if err := k.files.addFile(p, place); err != nil {
 		k.badf(place, "%v", err)
@@ -27,10 +30,11 @@ func (k *compiler) file(place, p string, c *FileConfig) File {
 	case c.Field != "" && c.Template != "":
 		k.badf(place, "field and template are both given; give one of them")
 	case c.Template != "":
-		if err := checkTemplate(c.Template); err != nil {
+		if err := k.templates.check(c.Template); err != nil {
 			k.badf(place, "%v", err)
 		}
 	}
+	k.fieldPath(place, c.Field)
 	if c.Perms != "" {
 		n, err := strconv.ParseUint(c.Perms, 8, 32)
 		if err != nil || n > 0o777 {
@@ -61,12 +65,12 @@ func (k *compiler) owner(place, key string, id *int) {
 	}
 }
 
-// checkFilePath upholds S5 for the name of a file below the secrets directory.
-func checkFilePath(p string) error {
+// CheckFilePath upholds S5 for the name of a file below the secrets directory.
+func CheckFilePath(p string) error {
 	if err := checkPath(p); err != nil {
 		return fmt.Errorf("%w; use a path below the secrets directory, such as %q", err, "tls/cert.pem")
 	}
-	return reserved(p)
+	return Reserved(p)
 }
 
 func checkPath(p string) error {
@@ -79,6 +83,9 @@ func checkPath(p string) error {
 		return errors.New("the path is absolute")
 	case len(p) > 1024:
 		return errors.New("the path is longer than 1024 bytes")
+	}
+	if strings.Count(p, "/") > MaxDirs {
+		return fmt.Errorf("the path is more than %d directories deep", MaxDirs)
 	}
 	for s := range strings.SplitSeq(p, "/") {
 		if s == ".." {
@@ -94,8 +101,8 @@ func checkPath(p string) error {
 	return nil
 }
 
-// reserved says whether the top of a path is a name that Nomad or the publisher keeps.
-func reserved(p string) error {
+// Reserved says whether the top of a path is a name that Nomad or the publisher keeps.
+func Reserved(p string) error {
 	top, _, _ := strings.Cut(p, "/")
 	switch {
 	case strings.HasPrefix(top, ReservedPrefix):
@@ -119,11 +126,8 @@ func newPathSet() *pathSet {
 }
 
 func (s *pathSet) addFile(p, who string) error {
-	if other, ok := s.files[p]; ok {
-		return fmt.Errorf("the file is written by %s too; give one of them another path", other)
-	}
-	if other, ok := s.dirs[p]; ok {
-		return fmt.Errorf("the path is a directory for %s; give one of them another path", other)
+	if err := s.taken(p); err != nil {
+		return err
 	}
 	if dir := path.Dir(p); dir != "." {
 		if err := s.addDir(dir, who); err != nil {
@@ -134,11 +138,29 @@ func (s *pathSet) addFile(p, who string) error {
 	return nil
 }
 
-func (s *pathSet) addDir(dir, who string) error {
+// taken says why p cannot be a file's.
+func (s *pathSet) taken(p string) error {
+	if other, ok := s.files[p]; ok {
+		return fmt.Errorf("the file is written by %s too; give one of them another path", other)
+	}
+	if other, ok := s.dirs[p]; ok {
+		return fmt.Errorf("the path is a directory for %s; give one of them another path", other)
+	}
+	return s.fileAbove(path.Dir(p))
+}
+
+func (s *pathSet) fileAbove(dir string) error {
 	for d := dir; d != "."; d = path.Dir(d) {
 		if other, ok := s.files[d]; ok {
 			return fmt.Errorf("the directory %q is a file of %s; give one of them another path", d, other)
 		}
+	}
+	return nil
+}
+
+func (s *pathSet) addDir(dir, who string) error {
+	if err := s.fileAbove(dir); err != nil {
+		return err
 	}
 	for d := dir; d != "."; d = path.Dir(d) {
 		if _, ok := s.dirs[d]; !ok {

@@ -42,7 +42,7 @@ func TestCompileDefaults(t *testing.T) {
 		StopTimeout: 5 * time.Second,
 		Secrets: []Secret{{
 			Name:     "db",
-			Request:  Request{Path: "secret/app"},
+			Request:  Request{Provider: "vault", Path: "secret/app"},
 			Env:      map[string]string{"A": "a", "B": "x.y"},
 			Required: true,
 			Files: []File{
@@ -91,6 +91,22 @@ func TestCompileInherits(t *testing.T) {
 	must.Eq(t, "x", spec.Files[0].Path)
 }
 
+// pre_stop_signal and pre_stop_wait go together, and each alone.
+func TestCompilePreStop(t *testing.T) {
+	for _, test := range []struct {
+		signal, wait string
+		want         time.Duration
+	}{{"SIGUSR1", "30s", 30 * time.Second}, {"SIGUSR1", "", 0}, {"", "5m", 5 * time.Minute}, {"", "", 0}} {
+		c := one()
+		c.PreStopSignal, c.PreStopWait, c.StopTimeout = test.signal, test.wait, "10s"
+		spec, err := Compile(c)
+		must.NoError(t, err)
+		must.Eq(t, test.signal, spec.PreStopSignal)
+		must.Eq(t, test.want, spec.PreStopWait)
+		must.Eq(t, test.want+10*time.Second, spec.StopTime())
+	}
+}
+
 func TestCompileRefuses(t *testing.T) {
 	secret := func(f func(*SecretConfig)) TaskConfig { return one(f) }
 	task := func(f func(*TaskConfig)) TaskConfig { c := one(); f(&c); return c }
@@ -103,9 +119,6 @@ func TestCompileRefuses(t *testing.T) {
 		`secret "db": version is for reading a KV v2 secret and params for a write; give one of them`: secret(func(s *SecretConfig) { s.Version = 1; s.Params = []map[string]string{{"a": "b"}} }),
 		`secret "db": params: "a" is given twice; take one out`:                                       secret(func(s *SecretConfig) { s.Params = []map[string]string{{"a": "b"}, {"a": "b"}} }),
 		`secret "db": params: a name is empty`:                                                        secret(func(s *SecretConfig) { s.Params = []map[string]string{{"": "b"}} }),
-		`secret "db": live_dir is not yet supported; use env or file`:                                 secret(func(s *SecretConfig) { s.LiveDir = "/x" }),
-		`secret "db": live_listing is not yet supported`:                                              secret(func(s *SecretConfig) { s.LiveListing = true }),
-		`secret "db": live_stale is not yet supported`:                                                secret(func(s *SecretConfig) { s.LiveStale = "1h" }),
 		`secret "my db": the name is not valid; use a letter or _ first`:                              {Secrets: map[string]*SecretConfig{"my db": kv()}},
 		`secret "../x": the name is not valid`:                                                        {Secrets: map[string]*SecretConfig{"../x": kv()}},
 		`secret "": the name is not valid`:                                                            {Secrets: map[string]*SecretConfig{"": kv()}},
@@ -142,6 +155,10 @@ func TestCompileRefuses(t *testing.T) {
 		`splay "x" is not a duration`:                                                         task(func(c *TaskConfig) { c.Splay = "x" }),
 		`stagger "x" is not a duration`:                                                       task(func(c *TaskConfig) { c.Stagger = "x" }),
 		`stop_timeout "-5s" is below 0`:                                                       task(func(c *TaskConfig) { c.StopTimeout = "-5s" }),
+		`pre_stop_wait "-1s" is below 0; use 0s or more`:                                      task(func(c *TaskConfig) { c.PreStopWait = "-1s" }),
+		`pre_stop_wait "301s" is above 5m; use 5m or less`:                                    task(func(c *TaskConfig) { c.PreStopWait = "301s" }),
+		`pre_stop_wait "5" is not a duration; use a number with a unit, such as "5s"`:         task(func(c *TaskConfig) { c.PreStopWait = "5" }),
+		`pre_stop_signal "USR1" is not a signal; use a name such as "SIGHUP"`:                 task(func(c *TaskConfig) { c.PreStopSignal = "USR1" }),
 		`stop_signal "SIGFOO" is not a signal`:                                                task(func(c *TaskConfig) { c.StopSignal = "SIGFOO" }),
 
 		// The task.
@@ -212,11 +229,11 @@ func TestCompileReportsAll(t *testing.T) {
 	lines := strings.Split(err.Error(), "\n")
 	must.Len(t, 8, lines, must.Sprint(err))
 	for _, l := range lines {
-		must.True(t, strings.Contains(l, ";") || strings.Contains(l, "template line"), must.Sprintf("no mend in %q", l))
+		must.True(t, strings.Contains(l, ";") || strings.Contains(l, "template line"), must.Sprintf("no remedy in %q", l))
 	}
 }
 
-// TestCompileRequestPath upholds DESIGN 5: the server's own ends are refused however they are spelled.
+// TestCompileRequestPath: the server's own ends are refused however they are spelled.
 func TestCompileRequestPath(t *testing.T) {
 	const refused = "holds the server's own settings"
 	const dots = `".." is not allowed`
@@ -265,7 +282,7 @@ func TestCompileRequestPath(t *testing.T) {
 		{path: "secret/x\n", err: "control characters"},
 		{path: "sec\x00ret/x", err: "control characters"},
 	} {
-		got, err := cleanRequestPath(c.path, c.namespace, c.write)
+		got, err := CleanPath(c.path, c.namespace, c.write)
 		if c.err != "" {
 			must.ErrorContains(t, err, c.err, must.Sprint(c.path))
 			continue
@@ -310,7 +327,7 @@ func FuzzCompile(f *testing.F) {
 		for _, s := range spec.Secrets {
 			files = append(files, s.Files...)
 			top, _, _ := strings.Cut(s.Request.Path, "/")
-			must.False(t, isNotSecrets(top))
+			must.False(t, IsServersOwn(top))
 			must.False(t, strings.HasPrefix(s.Request.Path, "/"))
 			must.SliceNotContains(t, strings.Split(s.Request.Path, "/"), "..")
 		}

@@ -12,8 +12,14 @@ type TaskConfig struct {
 	IdentityFile string                   `codec:"identity_file"`
 	ExposeToken  bool                     `codec:"expose_token"`
 	FromPolicies string                   `codec:"from_policies"`
-	StopSignal   string                   `codec:"stop_signal"`
-	StopTimeout  string                   `codec:"stop_timeout"`
+	// ByOperator is set where FromPolicies is the operator's option and not the job's; no job can.
+	ByOperator bool `codec:"-" json:",omitempty"`
+
+	StopSignal  string `codec:"stop_signal"`
+	StopTimeout string `codec:"stop_timeout"`
+
+	PreStopSignal string `codec:"pre_stop_signal" json:",omitempty"`
+	PreStopWait   string `codec:"pre_stop_wait" json:",omitempty"`
 
 	ChangeMode string `codec:"change_mode"`
 	Splay      string `codec:"splay"`
@@ -26,6 +32,7 @@ type SecretConfig struct {
 	Path         string                 `codec:"path"`
 	Version      int                    `codec:"version"`
 	Params       []map[string]string    `codec:"params"`
+	CSR          *CSRConfig             `codec:"csr" json:",omitempty"`
 	Env          []map[string]string    `codec:"env"`
 	EnvPrefix    *string                `codec:"env_prefix"`
 	Files        map[string]*FileConfig `codec:"file"`
@@ -39,8 +46,17 @@ type SecretConfig struct {
 	Splay        string                 `codec:"splay"`
 	Stagger      string                 `codec:"stagger"`
 	Required     *bool                  `codec:"required"`
-	// Discovered is set on what Expand adds; no job can.
+	// Discovered is set on what Expand adds; no job can. Exact: a policy names the path itself.
 	Discovered bool `codec:"-" json:",omitempty"`
+	Exact      bool `codec:"-" json:",omitempty"`
+}
+
+// provider is the name of the provider that the secret is from.
+func (c *SecretConfig) provider() string {
+	if c.Provider == "" {
+		return DefaultProvider
+	}
+	return c.Provider
 }
 
 // FileConfig is one `file "PATH" {}` block, of a secret or of the task.
@@ -51,6 +67,16 @@ type FileConfig struct {
 	UID      *int   `codec:"uid"`
 	GID      *int   `codec:"gid"`
 	Decode   string `codec:"decode"`
+}
+
+// CSRConfig is a `csr {}` block.
+type CSRConfig struct {
+	CommonName  string   `codec:"common_name"`
+	DNSNames    []string `codec:"dns_names"`
+	IPAddresses []string `codec:"ip_addresses"`
+	KeyType     string   `codec:"key_type"`
+	KeyBits     int      `codec:"key_bits"`
+	ReuseKey    bool     `codec:"reuse_key"`
 }
 
 // ScriptConfig is a `change_script {}` block.

@@ -9,15 +9,15 @@ import (
 type ErrorKind int
 
 const (
-	// Outage: no connection, 5xx, sealed, 412, 429, a lagging standby. Waiting helps.
+	// Outage is no connection, 5xx, sealed, 412, 429, a lagging standby. Waiting helps.
 	Outage ErrorKind = iota + 1
-	// Refused: 403. Somebody must change a policy or a role.
+	// Refused is a 403. Somebody must change a policy or a role.
 	Refused
-	// NotFound: 404. Nothing is at the path, or the field is not in the secret.
+	// NotFound is a 404. Nothing is at the path, or the field is not in the secret.
 	NotFound
-	// Gone: the lease or the token named is not known to the server any more. Asking anew helps.
+	// Gone means that the lease or the token named is not known to the server any more. Asking anew helps.
 	Gone
-	// Invalid: 400, and input refused before any request. Somebody must change the job.
+	// Invalid is a 400, and input refused before any request. Somebody must change the job.
 	Invalid
 )
 
@@ -38,7 +38,7 @@ func (k ErrorKind) String() string {
 }
 
 // Error is an error of a kind. Its text says what was being done to what, what the server
-// answered and what would mend it; it never quotes a secret.
+// answered and the remedy; it never quotes a secret.
 type Error struct {
 	Kind ErrorKind
 	Err  error

@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -10,7 +11,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 )
 
 // Fields is the data of one answer: field name → decoded JSON (string, json.Number, bool, nil,
@@ -39,6 +39,21 @@ func (f Fields) Len() int { return len(f.content()) }
 
 // Names are the names of the fields at the top, sorted. Names are no secrets: errors list them.
 func (f Fields) Names() []string { return slices.Sorted(maps.Keys(f.content())) }
+
+// firstNames are the first of the names, as many as an error lists.
+func (f Fields) firstNames() (first []string) {
+	for name := range f.content() {
+		i, _ := slices.BinarySearch(first, name)
+		if i < maxNames {
+			first = slices.Insert(first, i, name)
+			first = first[:min(len(first), maxNames)]
+		}
+	}
+	return first
+}
+
+// Size is what the fields count against MaxTaskBytes: their JSON, and something for each.
+func (f Fields) Size() int { return sizeOf(f.content()) }
 
 // Lookup finds a field by its path: a name, or names joined by dots for a field inside nested
 // JSON. A key that itself contains dots is found first, so that no field is out of reach.
@@ -124,28 +139,43 @@ func deepCopy(v any) any {
 	return v
 }
 
+// WithFrom gives the fields with some of them, by name, as they are in o: one that o does not have is left out.
+func (f Fields) WithFrom(o Fields, names []string) Fields {
+	if len(names) == 0 {
+		return f
+	}
+	m := maps.Clone(f.content())
+	for _, name := range names {
+		delete(m, name)
+		if v, ok := o.content()[name]; ok {
+			m[name] = v
+		}
+	}
+	return NewFields(m)
+}
+
 // Digest is a keyed hash of the fields, the same for the same content (C7). With a key that never
 // leaves the process it tells nobody anything, and may be kept and compared where the fields may not.
 func (f Fields) Digest(key []byte) [sha256.Size]byte {
-	b, err := f.RevealJSON()
-	if err != nil {
-		b = nil // what has no JSON form never came from a server
-	}
 	mac := hmac.New(sha256.New, key)
-	mac.Write(b)
+	_ = f.WriteJSON(mac) // a hash takes everything
 	return [sha256.Size]byte(mac.Sum(nil))
 }
 
-// RevealJSON is the fields' content as canonical JSON (keys sorted). It is for the journal's values
-// file, and for nothing else (DESIGN 6).
-func (f Fields) RevealJSON() ([]byte, error) { return compactJSON(f.Map()) }
+// WriteJSON writes the fields' content as canonical JSON (keys sorted). It is for the journal's values
+// file, and for nothing else.
+func (f Fields) WriteJSON(w io.Writer) error {
+	b := bufio.NewWriterSize(w, 32<<10)
+	writeJSON(b, f.content())
+	return b.Flush()
+}
 
 // FieldsFromJSON reads back what RevealJSON gave. Its errors never quote the content.
 func FieldsFromJSON(b []byte) (Fields, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
-	var m map[string]any
-	if err := dec.Decode(&m); err != nil || m == nil {
+	m, err := DecodeObject(dec)
+	if err != nil {
 		return Fields{}, errors.New("fields: not a JSON object")
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -159,14 +189,20 @@ func (f Fields) noField(path string) error {
 	if f.Len() == 0 {
 		return Errorf(NotFound, "no field %q; there are no fields at all", path)
 	}
-	return Errorf(NotFound, "no field %q; there are: %s", path, strings.Join(f.Names(), ", "))
+	return Errorf(NotFound, "no field %q; there are: %s", path, listOf(f.firstNames(), f.Len(), ", "))
 }
 
-func (f Fields) String() string   { return redacted }
-func (f Fields) GoString() string { return redacted }
+// String prints nothing of it (L4), and so do all below.
+func (f Fields) String() string { return Redacted }
+
+// GoString is %#v.
+func (f Fields) GoString() string { return Redacted }
 
 // Format makes every fmt verb print the same word.
-func (f Fields) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted) }
+func (f Fields) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, Redacted) }
 
-func (f Fields) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-func (f Fields) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+// MarshalText is what text encoders get.
+func (f Fields) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
+
+// MarshalJSON is what JSON encoders get.
+func (f Fields) MarshalJSON() ([]byte, error) { return []byte(`"` + Redacted + `"`), nil }

@@ -1,9 +1,6 @@
 package secrets
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // LeaseID names a lease on the secrets server. It is no secret by itself: it revokes and renews
 // only with a token that may.
@@ -11,8 +8,15 @@ type LeaseID string
 
 // Token is the right to ask the secrets server. Value is the credential itself.
 type Token struct {
-	Value    Value
+	Value Value
+	// ID is what we know the token by: a keyed hash, given to it when it is first seen.
+	ID string
+	// Server is the address of the server that knows it; empty: not known.
+	Server string
+	// Accessor is the server's name for it, for operators; a batch token has none.
 	Accessor string
+	// Batch tokens are neither renewed nor revoked, and their leases end with them.
+	Batch bool
 	// Expires is when the server forgets the token and all leases under it; zero: never, or unknown.
 	Expires time.Time
 	// TTL is what the server granted at the last login or renewal.
@@ -20,12 +24,29 @@ type Token struct {
 	Renewable bool
 }
 
+// DefaultProvider is the provider of a secret whose job names none.
+const DefaultProvider = "vault"
+
 // Request asks for one secret, in the words of the job.
 type Request struct {
+	Provider  string
 	Namespace string
 	Path      string            // as typed at the CLI
 	Version   int               // KV v2 only; 0: the newest
 	Params    map[string]string // not nil: the request is a write
+	// Mounted has a path refused that is on no engine which the server tells of in the namespace: to a server
+	// with namespaces, a path may begin with the name of another.
+	Mounted bool
+	// Task is for whom the secret is asked for. Whoever sends the request sets it; no job can.
+	Task Task
+}
+
+// Task is a task, as a provider needs to know it that has no tokens: it finds what the task may ask with in the
+// task's own directory.
+type Task struct {
+	Namespace, JobID, Name string
+	Dir                    string // the task directory on the host
+	UID                    int    // of the job's `user` on the host; 0 if there is none
 }
 
 // Kind says how a secret changes, and so how it is watched.
@@ -40,7 +61,7 @@ const (
 	// fetched anew at a fraction of their life, and never polled, for each read makes a new one.
 	Issued
 	// Opaque secrets have neither a lease nor a known end, on a mount of unknown type. They are
-	// never polled: a read might mint a credential.
+	// never polled: a read might make a credential.
 	Opaque
 )
 
@@ -58,11 +79,16 @@ type Answer struct {
 	Lease  Lease     // Leased only
 	Ends   time.Time // Issued only: when the content stops being valid, by our clock
 	// Changes is when the server itself will put another content in this one's place, of what is
-	// Static; zero: only when somebody writes it, or not known.
+	// Static, by our clock; zero: only when somebody writes it, or not known.
 	Changes time.Time
+	// Settings are fields, by name, that tell how the engine is set up, of what is Static: the content is the same
+	// whatever they are.
+	Settings []string
 	// Own says that another token finds something else at the same path (a cubbyhole).
 	Own bool
-	At  time.Time // when the request was sent; a lease's end is counted from here
+	// Revision names what was answered, for a wait for the next; empty where a provider has no waits.
+	Revision string
+	At       time.Time // when the request was sent; a lease's end is counted from here
 }
 
 // Login is what a task's identity is exchanged for a token with.
@@ -71,34 +97,4 @@ type Login struct {
 	Mount     string // of the JWT auth method
 	Role      string
 	JWT       Value
-}
-
-// Provider is a secrets server. Every error it returns is of a kind in errors.go. Each call is one
-// attempt, bounded by ctx: waiting and trying again is the caller's. Safe for concurrent use.
-type Provider interface {
-	// Read fetches a secret: one request, plus a mount look-up where none is cached (S3). For a
-	// leased secret this mints a credential.
-	Read(ctx context.Context, tok Token, req Request) (Answer, error)
-
-	// Renew extends a lease. The answer's Duration counts from now and may be shorter than asked
-	// for: then the lease has reached its maximum. A lease the server does not know is KindGone.
-	Renew(ctx context.Context, tok Token, namespace string, id LeaseID, increment time.Duration) (Lease, error)
-
-	// LeaseTTL is how long a lease still lives; KindGone if the server does not know it.
-	LeaseTTL(ctx context.Context, tok Token, namespace string, id LeaseID) (time.Duration, error)
-
-	// Revoke ends a lease. One that is gone already is no error.
-	Revoke(ctx context.Context, tok Token, namespace string, id LeaseID) error
-
-	// Login exchanges a workload's JWT for a token.
-	Login(ctx context.Context, in Login) (Token, error)
-
-	// RenewToken extends tok; the answer has the same Value.
-	RenewToken(ctx context.Context, tok Token, namespace string) (Token, error)
-
-	// LookupToken says what is left of tok; KindGone if the server does not know it.
-	LookupToken(ctx context.Context, tok Token, namespace string) (Token, error)
-
-	// RevokeToken ends tok and with it every lease under it. One that is gone already is no error.
-	RevokeToken(ctx context.Context, tok Token, namespace string) error
 }

@@ -1,7 +1,6 @@
 package secrets
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -25,9 +24,40 @@ const maxEnv = 128<<10 - 1
 // (aws/creds: security_token).
 //
 // All problems are reported at once, one line each, and none quotes a value. The error is of kind
-// NotFound if only fields are missing, and Invalid otherwise.
+// NotFound if only fields are missing, and Invalid otherwise. The first limit that is reached (S8) ends it.
+// Granted secrets that do not fit are left out, as by Fit.
 func Render(spec *Spec, answers map[string]Answer) (*Set, error) {
-	r := &renderer{set: &Set{Env: map[string]Value{}}, files: newPathSet(), setBy: map[string]string{}}
+	f, err := Fit(spec, answers, Around{})
+	return f.Set, err
+}
+
+// Budget is the time and the output that all of a task's templates have together (S8), over several
+// calls of Fit. Not for use by two goroutines. To be closed.
+type Budget struct{ templates *templates }
+
+// NewBudget is a whole budget.
+func NewBudget() *Budget { return &Budget{newTemplates()} }
+
+// Close ends the budget's use.
+func (b *Budget) Close() { b.templates.close() }
+
+func (b *Budget) newRenderer(envRoom int) *renderer {
+	return &renderer{set: &Set{Env: map[string]Value{}}, files: newPathSet(), setBy: map[string]string{}, templates: b.templates, envRoom: envRoom}
+}
+
+// render is Render, less what does not fit of the granted secrets.
+func (b *Budget) render(spec *Spec, answers map[string]Answer, around Around) (Fitted, error) {
+	r := b.newRenderer(around.envRoom())
+	f := Fitted{Set: r.set, Left: map[string]string{}}
+	var granted [ranks][]Secret
+	for _, s := range spec.Secrets {
+		if !s.Granted {
+			r.answers += answers[s.Name].Fields.Size()
+		}
+	}
+	if err := CheckTaskBytes(r.answers); err != nil {
+		return Fitted{}, err
+	}
 	// Named files come first: one that files = true makes must not take the place of one that the job names.
 	for _, s := range spec.Secrets {
 		if a, ok := r.answer(s, answers); ok {
@@ -35,42 +65,76 @@ func Render(spec *Spec, answers map[string]Answer) (*Set, error) {
 		}
 	}
 	for _, f := range spec.Files {
-		r.file(fmt.Sprintf("file %q", f.Path), f, func() (Value, error) { return renderOverAll(spec, f, answers) })
+		r.file(fmt.Sprintf("file %q", f.Path), f, func() (Value, error) { return r.overAll(spec, f, answers) })
 	}
 	for _, s := range spec.Secrets {
-		if a, ok := answers[s.Name]; ok {
+		a, ok := answers[s.Name]
+		switch {
+		case !ok:
+		case s.Granted:
+			granted[rank(s, around)] = append(granted[rank(s, around)], s)
+		default:
 			r.every(s, a.Fields)
 		}
 	}
+	for _, of := range granted {
+		b.granted(r, &f, of, answers, around)
+	}
 	if err := r.err(); err != nil {
-		return nil, err
+		return Fitted{}, err
 	}
 	slices.SortFunc(r.set.Files, func(a, b RenderedFile) int { return strings.Compare(a.Path, b.Path) })
-	return r.set, nil
+	return f, nil
 }
 
 type renderer struct {
-	set      *Set
-	files    *pathSet
-	setBy    map[string]string // variable → what sets it
-	problems []error
+	set       *Set
+	files     *pathSet
+	setBy     map[string]string // variable → what sets it
+	templates *templates
+	size      int // of what is in set
+	answers   int // of the answers that it is made of
+	envSize   int
+	envRoom   int // the most that envSize may be
+
+	problems problems
+	invalid  bool  // some problem is of another kind than NotFound
+	stopped  error // what ended it: a limit, or that it has to wait
 }
 
 func (r *renderer) bad(place string, err error) {
-	r.problems = append(r.problems, fmt.Errorf("%s: %w", place, err))
+	err = fmt.Errorf("%s: %w", place, err)
+	if r.stopped == nil && (IsLimit(err) || KindOf(err) == Outage) {
+		r.stopped = err
+	}
+	r.invalid = r.invalid || KindOf(err) != NotFound
+	r.problems.add(err)
 }
 
+// done reports whether nothing more need be looked at.
+func (r *renderer) done() bool { return r.stopped != nil || r.problems.more }
+
 func (r *renderer) err() error {
-	if len(r.problems) == 0 {
+	if r.stopped != nil {
+		return r.stopped
+	}
+	err := r.problems.join()
+	switch {
+	case err == nil:
 		return nil
+	case r.invalid:
+		return &Error{Kind: Invalid, Err: err}
 	}
-	kind := NotFound
-	for _, p := range r.problems {
-		if KindOf(p) != NotFound {
-			kind = Invalid
-		}
+	return &Error{Kind: NotFound, Err: err}
+}
+
+// holds counts what is put into the set, and reports whether there is room for it.
+func (r *renderer) holds(place string, v Value) bool {
+	if r.size += v.Len(); r.size > MaxTaskBytes {
+		r.bad(place, Limitf("the task's variables and files are larger than %d MiB together, which is the most for one task; ask for fewer of them", MaxTaskBytes>>20))
+		return false
 	}
-	return &Error{Kind: kind, Err: errors.Join(r.problems...)}
+	return true
 }
 
 func (r *renderer) answer(s Secret, answers map[string]Answer) (Answer, bool) {
@@ -87,6 +151,9 @@ func placeOf(s Secret) string { return fmt.Sprintf("secret %q", s.Name) }
 func (r *renderer) named(s Secret, fields Fields) {
 	place := placeOf(s)
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+		if r.done() {
+			return
+		}
 		v, err := fieldOf(fields, s.Env[name])
 		if err != nil {
 			r.bad(place, fmt.Errorf("env %s: %w", name, err))
@@ -97,7 +164,7 @@ func (r *renderer) named(s Secret, fields Fields) {
 	for _, f := range s.Files {
 		r.file(fmt.Sprintf("%s: file %q", place, f.Path), f, func() (Value, error) {
 			if f.Template != "" {
-				return withNames(fields.Names())(runTemplate(f.Template, fields.Map()))
+				return withNames(func() ([]string, int) { return fields.firstNames(), fields.Len() })(r.templates.render(f.Template, fields.Map))
 			}
 			v, err := fieldOf(fields, f.Field)
 			if err != nil || !f.Base64 {
@@ -111,13 +178,17 @@ func (r *renderer) named(s Secret, fields Fields) {
 	}
 }
 
-// every delivers all fields, where the job asks for that.
-func (r *renderer) every(s Secret, fields Fields) {
+// every delivers all fields, where the job asks for that. unset are the variables that are not set, since
+// nobody declared them.
+func (r *renderer) every(s Secret, fields Fields) (unset []string) {
 	if s.EnvPrefix == nil && !s.AllFiles {
-		return
+		return nil
 	}
 	place := placeOf(s)
 	for _, name := range fields.Names() {
+		if r.done() {
+			return unset
+		}
 		v, err := fieldText(fields.content()[name])
 		if errors.Is(err, errNull) {
 			continue
@@ -127,12 +198,18 @@ func (r *renderer) every(s Secret, fields Fields) {
 			continue
 		}
 		if s.EnvPrefix != nil {
-			r.env(place, *s.EnvPrefix+fieldEnvName(name), name, v)
+			variable := *s.EnvPrefix + fieldEnvName(name)
+			if s.Granted && isLoaderEnv(variable) {
+				unset = append(unset, variable)
+			} else {
+				r.env(place, variable, name, v)
+			}
 		}
 		if s.AllFiles {
 			r.allFile(place, s.Name, name, v)
 		}
 	}
+	return unset
 }
 
 func (r *renderer) allFile(place, dir, field string, v Value) {
@@ -157,7 +234,7 @@ func (r *renderer) env(place, name, field string, v Value) {
 		}
 		return
 	}
-	if bytes.IndexByte(v.Bytes(), 0) >= 0 {
+	if strings.IndexByte(v.Text(), 0) >= 0 {
 		r.bad(place, fmt.Errorf("env %s: the field %q contains a NUL, which no variable can hold; deliver it as a file", name, field))
 		return
 	}
@@ -165,11 +242,25 @@ func (r *renderer) env(place, name, field string, v Value) {
 		r.bad(place, fmt.Errorf("env %s: the field %q is %d bytes long, and Linux takes no variable above 128 KiB; deliver it as a file", name, field, v.Len()))
 		return
 	}
+	if r.envSize += len(name) + v.Len() + 10; r.envSize > r.envRoom { // "=", a NUL and a pointer
+		r.bad(place, Limitf("the task's variables are larger than %s together, and Linux passes no more to its program beside what the job itself gives it; deliver some as files", FormatSize(uint64(r.envRoom))))
+		return
+	}
+	if !r.holds(place, v) {
+		return
+	}
 	r.setBy[name] = what
 	r.set.Env[name] = v
 }
 
 func (r *renderer) file(place string, f File, content func() (Value, error)) {
+	if r.done() {
+		return
+	}
+	if len(r.set.Files) == MaxFiles {
+		r.bad(place, Limitf("the task has more than %d files, which is the most for one task; take files = true out, or ask for fewer", MaxFiles))
+		return
+	}
 	if err := r.files.addFile(f.Path, place); err != nil {
 		r.bad(place, err)
 		return
@@ -179,30 +270,47 @@ func (r *renderer) file(place string, f File, content func() (Value, error)) {
 		r.bad(place, err)
 		return
 	}
+	if !r.holds(place, v) {
+		return
+	}
 	r.set.Files = append(r.set.Files, RenderedFile{Path: f.Path, Data: v, Perms: f.Perms, UID: f.UID, GID: f.GID})
 }
 
-// renderOverAll renders a file of the config level, in which secrets go by name.
-func renderOverAll(spec *Spec, f File, answers map[string]Answer) (Value, error) {
-	data := map[string]any{}
-	var names []string
-	for _, s := range spec.Secrets {
-		fields := answers[s.Name].Fields
-		data[s.Name] = fields.Map()
-		for _, name := range fields.Names() {
-			names = append(names, s.Name+"."+name)
+// overAll renders a file of the config level, in which secrets go by name.
+func (r *renderer) overAll(spec *Spec, f File, answers map[string]Answer) (Value, error) {
+	data := func() map[string]any {
+		all := map[string]any{}
+		for _, s := range spec.Secrets {
+			all[s.Name] = answers[s.Name].Fields.Map()
 		}
+		return all
 	}
-	return withNames(names)(runTemplate(f.Template, data))
+	names := func() (first []string, all int) {
+		for _, s := range spec.Secrets {
+			fields := answers[s.Name].Fields
+			all += fields.Len()
+			if len(first) >= maxNames {
+				continue
+			}
+			for _, name := range fields.firstNames() {
+				first = append(first, s.Name+"."+name)
+			}
+		}
+		return first, all
+	}
+	return withNames(names)(r.templates.render(f.Template, data))
 }
 
 // withNames adds to a template's error about a missing field which ones there are.
-func withNames(names []string) func(Value, error) (Value, error) {
+func withNames(names func() (first []string, all int)) func(Value, error) (Value, error) {
 	return func(v Value, err error) (Value, error) {
-		if KindOf(err) != NotFound || len(names) == 0 {
+		if KindOf(err) != NotFound {
 			return v, err
 		}
-		return v, fmt.Errorf("%w; there are: %s", err, strings.Join(names, ", "))
+		if first, all := names(); all > 0 {
+			return v, fmt.Errorf("%w; there are: %s", err, listOf(first, all, ", "))
+		}
+		return v, err
 	}
 }
 

@@ -273,7 +273,7 @@ func FuzzRender(f *testing.F) {
 			return
 		}
 		for _, file := range set.Files {
-			must.NoError(t, checkFilePath(file.Path))
+			must.NoError(t, CheckFilePath(file.Path))
 		}
 	})
 }

@@ -8,12 +8,14 @@ import (
 	"time"
 )
 
-// Defaults of a job's options (DESIGN 3).
+// Defaults and bounds of a job's options.
 const (
 	DefaultSplay         = 5 * time.Second
 	DefaultStagger       = 10 * time.Second
 	DefaultStopTimeout   = 5 * time.Second
+	MaxPreStopWait       = 5 * time.Minute
 	DefaultScriptTimeout = 5 * time.Second
+	DefaultLiveStale     = time.Hour
 	DefaultPerms         = fs.FileMode(0o400)
 )
 
@@ -28,19 +30,31 @@ type Spec struct {
 	ExposeToken  bool
 	StopSignal   string
 	StopTimeout  time.Duration
+	// What comes before the stop of a restart in place, so that the program can finish what it is serving: a signal
+	// (empty: none), and how long the stop waits then.
+	PreStopSignal string
+	PreStopWait   time.Duration
+	Skipped       []Skipped // what the policies grant and nothing can be made of, whatever the server answers
 }
+
+// StopTime is how long the job lets the old process live in a restart in place.
+func (s *Spec) StopTime() time.Duration { return s.PreStopWait + s.StopTimeout }
 
 // Secret is one secret that a task asks for.
 type Secret struct {
 	Name      string
 	Request   Request
+	CSR       *CSR              // nil: the request is sent as it is
 	Env       map[string]string // variable → field path
 	EnvPrefix *string           // not nil: every field, so prefixed
 	Files     []File            // by path
 	AllFiles  bool
+	Live      *LiveDir // nil: none
+	LiveOnly  bool     // nothing but Live makes use of it
 	Change    Change
 	Required  bool
 	Granted   bool // not declared: the task's policies grant it (Expand)
+	Exact     bool // granted by a policy that names its path
 }
 
 // File is one file to be written below the task's secrets directory.
@@ -51,6 +65,14 @@ type File struct {
 	Perms    fs.FileMode
 	UID, GID *int // nil: the user that the task's process runs as
 	Base64   bool // the field is decoded from base64
+}
+
+// LiveDir is a directory in which the task reads a secret as it is now.
+type LiveDir struct {
+	Path    string        // in the container, absolute; or below the secrets directory, relative
+	Listing bool          // it shows the fields' names
+	Stale   time.Duration // how long a last value is served while the server is away
+	Acts    bool          // the job gives this secret a change mode: it is for a change of any field, rendered or not
 }
 
 // Mode is what is done to a task when a secret of its changes.
@@ -140,6 +162,7 @@ func sameID(a, b *int) bool {
 // RenderedFile is one file's content and owner.
 type RenderedFile struct {
 	Path     string
+	Link     string // not empty: the file is root's symlink to this, and has no content
 	Data     Value
 	Perms    fs.FileMode
 	UID, GID *int

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -12,10 +13,19 @@ import (
 	"time"
 )
 
-// Limits of one template (DESIGN 3).
+// Limits of one template.
 const (
 	maxTemplateOutput = 1 << 20
 	maxTemplateTime   = time.Second
+)
+
+const (
+	// maxTemplateActions bounds what is parsed of a template: each two bytes of it may take a hundred.
+	maxTemplateActions = 64 << 10
+	// maxTemplatesMade is what functions may make for all of a task's templates, and largeTemplates what
+	// beyond which one task at a time does.
+	maxTemplatesMade = 16 << 20
+	largeTemplates   = 2 << 20
 )
 
 // maxTemplateCalls is how deep templates may call templates: text/template alone would go on until
@@ -28,6 +38,7 @@ const (
 	fnEnter = "_enter"
 	fnLeave = "_leave"
 	fnEmit  = "_emit"
+	fnSmall = "_small"
 )
 
 // templateRun is one execution of one template. A job's author must not be able to stop or exhaust
@@ -37,48 +48,48 @@ const (
 // is needed: execution ends by itself.
 type templateRun struct {
 	deadline time.Time
-	room     int // bytes of output left
-	budget   int // bytes that functions may still make
-	calls    int // templates that are within one another now
+	late     error // what it is when the deadline has passed
+	room     int   // bytes of output left
+	full     error // what it is when there is none
+	budget   int   // bytes that functions may still make
+	calls    int   // templates that are within one another now
+	large    *turn // nil: what functions make is little, or nobody else's
+	funcs    template.FuncMap
 }
 
 // Reasons for which a run ends itself.
 var (
-	errTemplateTime   = fmt.Errorf("it runs for longer than %s", maxTemplateTime)
-	errTemplateOutput = fmt.Errorf("its output is longer than %d MiB", maxTemplateOutput>>20)
-	errTemplateWeight = errors.New("a value in it grows too large")
-	errTemplateCalls  = fmt.Errorf("its templates call one another more than %d deep", maxTemplateCalls)
+	errTemplateTime   = Limitf("it runs for longer than %s", maxTemplateTime)
+	errTemplateOutput = Limitf("its output is longer than %d MiB", maxTemplateOutput>>20)
+	errTemplateWeight = Limitf("a value in it grows too large")
+	errTemplateCalls  = Limitf("its templates call one another more than %d deep", maxTemplateCalls)
 	errTemplateNull   = errors.New("the value is null")
 	errTemplateKey    = errors.New("nothing by that name is there")
+
+	errTemplatesTime   = Limitf("the task's templates together run for longer than %s", maxTemplatesTime)
+	errTemplatesOutput = Limitf("the output of the task's templates is longer than %d MiB together", maxTemplatesOutput>>20)
+	errTemplatesBusy   = &Error{Kind: Outage, Err: errors.New("large templates of other tasks are being rendered; tried again"), Elsewhere: true}
 )
 
+// newTemplateRun is a run that has all of one template's limits to itself.
 func newTemplateRun(deadline time.Time) *templateRun {
-	return &templateRun{
-		deadline: deadline,
-		room:     maxTemplateOutput,
-		budget:   64 * maxTemplateOutput,
+	r := &templateRun{
+		deadline: deadline, late: errTemplateTime,
+		room: maxTemplateOutput, full: errTemplateOutput,
+		budget: maxTemplatesMade,
 	}
+	r.funcs = r.functions()
+	return r
 }
 
-// checkTemplate finds a template's mistakes that show without data. What it quotes is the job's text.
-func checkTemplate(src string) error {
-	_, err := parseTemplate(src, newTemplateRun(time.Time{}))
-	return err
-}
-
-// runTemplate renders src over data. The error says where the template went wrong and, as far as that
-// quotes no data, how.
-func runTemplate(src string, data map[string]any) (Value, error) {
-	return newTemplateRun(time.Now().Add(maxTemplateTime)).render(src, data)
-}
-
+// render renders src over data, whose numbers it changes.
 func (r *templateRun) render(src string, data map[string]any) (Value, error) {
 	t, err := parseTemplate(src, r)
 	if err != nil {
 		return Value{}, err
 	}
 	var out strings.Builder
-	if err := t.Execute(&limitedWriter{run: r, w: &out}, data); err != nil {
+	if err := t.Execute(&limitedWriter{run: r, w: &out}, withNumbers(data)); err != nil {
 		return Value{}, execError(err)
 	}
 	return TextValue(out.String()), nil
@@ -90,9 +101,12 @@ const templateName = "template"
 
 func parseTemplate(src string, run *templateRun) (*template.Template, error) {
 	if len(src) > maxTemplateOutput {
-		return nil, fmt.Errorf("the template is longer than %d MiB", maxTemplateOutput>>20)
+		return nil, Limitf("the template is longer than %d MiB", maxTemplateOutput>>20)
 	}
-	t, err := template.New(templateName).Option("missingkey=error").Funcs(run.functions()).Parse(src)
+	if n := actionBytes(src); n > maxTemplateActions {
+		return nil, Limitf("the template's actions, all between {{ and }}, are longer than %d KiB", maxTemplateActions>>10)
+	}
+	t, err := template.New(templateName).Option("missingkey=error").Funcs(run.funcs).Parse(src)
 	if err != nil {
 		return nil, parseError(err)
 	}
@@ -121,21 +135,70 @@ func rewrite(list *parse.ListNode) {
 	for _, n := range list.Nodes {
 		switch n := n.(type) {
 		case *parse.ActionNode:
+			rewritePipe(n.Pipe)
 			if len(n.Pipe.Decl) == 0 { // an assignment prints nothing
 				n.Pipe.Cmds = append(n.Pipe.Cmds, callCommand(fnEmit, n.Pos))
 			}
+		case *parse.TemplateNode:
+			rewritePipe(n.Pipe)
 		case *parse.IfNode:
+			rewritePipe(n.Pipe)
 			rewrite(n.List)
 			rewrite(n.ElseList)
 		case *parse.WithNode:
+			rewritePipe(n.Pipe)
 			rewrite(n.List)
 			rewrite(n.ElseList)
 		case *parse.RangeNode:
+			rewritePipe(n.Pipe)
 			rewrite(n.List)
 			rewrite(n.ElseList)
 			n.List.Nodes = append([]parse.Node{callNode(fnTick, n.Pos)}, n.List.Nodes...)
 		}
 	}
+}
+
+// rewritePipe bounds the arguments of methods, which no function of ours is between: a time's Format would
+// double a layout at each call. The fields of secrets are maps and text, but some functions give values
+// with methods.
+func rewritePipe(pipe *parse.PipeNode) {
+	if pipe == nil {
+		return
+	}
+	var cmds []*parse.CommandNode
+	for i, cmd := range pipe.Cmds {
+		method := false
+		switch cmd.Args[0].(type) {
+		case *parse.FieldNode, *parse.ChainNode, *parse.VariableNode:
+			method = len(cmd.Args) > 1 || i > 0
+		}
+		if method && i > 0 { // the value piped in is an argument, too
+			cmds = append(cmds, callCommand(fnSmall, cmd.Pos))
+		}
+		cmds = append(cmds, cmd)
+		for j, arg := range cmd.Args {
+			switch arg := arg.(type) {
+			case *parse.PipeNode:
+				rewritePipe(arg)
+			case *parse.ChainNode:
+				if inner, ok := arg.Node.(*parse.PipeNode); ok {
+					rewritePipe(inner)
+				}
+			case *parse.NumberNode, *parse.BoolNode, *parse.NilNode:
+				continue // as small as they are written, and of the type that the method takes
+			}
+			if method && j > 0 {
+				cmd.Args[j] = smallNode(arg)
+			}
+		}
+	}
+	pipe.Cmds = cmds
+}
+
+func smallNode(arg parse.Node) parse.Node {
+	cmd := callCommand(fnSmall, arg.Position())
+	cmd.Args = append(cmd.Args, arg)
+	return &parse.PipeNode{NodeType: parse.NodePipe, Pos: arg.Position(), Cmds: []*parse.CommandNode{cmd}}
 }
 
 func callNode(fn string, pos parse.Pos) *parse.ActionNode {
@@ -161,9 +224,35 @@ func callCommand(fn string, pos parse.Pos) *parse.CommandNode {
 // tick ends a run whose time is over.
 func (r *templateRun) tick() (string, error) {
 	if time.Now().After(r.deadline) {
-		return "", errTemplateTime
+		return "", r.late
 	}
 	return "", nil
+}
+
+// maxMethodText is the longest text that a method gets.
+const maxMethodText = 1 << 10
+
+// small passes on what a method may have for an argument.
+func (r *templateRun) small(v any) (any, error) {
+	if s, ok := v.(string); ok && len(s) > maxMethodText {
+		return nil, errTemplateWeight
+	}
+	if _, err := r.tick(); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// makes counts what a function made.
+func (r *templateRun) makes(n int) error {
+	if n > r.budget {
+		return errTemplateWeight
+	}
+	r.budget -= n
+	if r.large != nil && maxTemplatesMade-r.budget > largeTemplates {
+		return r.large.take(r.deadline)
+	}
+	return nil
 }
 
 func (r *templateRun) enter() (string, error) {
@@ -203,7 +292,7 @@ type limitedWriter struct {
 
 func (l *limitedWriter) Write(p []byte) (int, error) {
 	if len(p) > l.run.room {
-		return 0, errTemplateOutput
+		return 0, l.run.full
 	}
 	l.run.room -= len(p)
 	return l.w.Write(p)
@@ -214,6 +303,7 @@ var (
 	noFunction     = regexp.MustCompile(`^function "([^"]*)" not defined$`)
 	execErrorText  = regexp.MustCompile(`(?s)^template: template:(\d+):\d+: executing "(?:[^"\\]|\\.)*" at (<.*?>): (.*)$`)
 	noKey          = regexp.MustCompile(`^map has no entry for key "((?:[^"\\]|\\.)*)"$`)
+	smallCall      = regexp.MustCompile(`\(_small ([^()]*)\)`)
 	failedCall     = regexp.MustCompile(`^error calling ([A-Za-z0-9_]+): `)
 )
 
@@ -225,7 +315,7 @@ func parseError(err error) error {
 		return fmt.Errorf("template: %w", err)
 	}
 	if f := noFunction.FindStringSubmatch(m[2]); f != nil {
-		return fmt.Errorf("template line %s: function %q is not available; templates have Go's own functions and sprig's hermetic ones, less those that make keys, random or unbounded output", m[1], f[1])
+		return fmt.Errorf("template line %s: function %q is not available; templates have those that docs/templates.md lists", m[1], f[1])
 	}
 	return fmt.Errorf("template line %s: %s", m[1], m[2])
 }
@@ -235,9 +325,13 @@ func parseError(err error) error {
 // text/template and sprig quote the value that they could not use (`range can't iterate over hunter2`).
 func execError(err error) error {
 	kind := Invalid
-	if errors.Is(err, errTemplateOutput) {
-		// A writer's error comes without a place.
-		return Errorf(kind, "template: %w", errTemplateOutput)
+	for _, own := range []error{errTemplateOutput, errTemplatesOutput} {
+		if errors.Is(err, own) { // a writer's error comes without a place
+			return Limitf("template: %v", own)
+		}
+	}
+	if errors.Is(err, errTemplatesBusy) {
+		return errTemplatesBusy
 	}
 	m := execErrorText.FindStringSubmatch(err.Error())
 	if m == nil {
@@ -245,7 +339,8 @@ func execError(err error) error {
 	}
 	line, action, detail := m[1], m[2], m[3]
 	reason := "this cannot be done with the values there are (the reason is not shown: it might quote a secret)"
-	if own := ownReason(err); own != nil {
+	own := ownReason(err)
+	if own != nil {
 		reason = own.Error()
 		if errors.Is(own, errTemplateKey) {
 			kind = NotFound
@@ -263,7 +358,10 @@ func execError(err error) error {
 	if strings.HasPrefix(action, "<_") {
 		action = ""
 	} else {
-		action = " " + shorten(action)
+		action = " " + shorten(smallCall.ReplaceAllString(action, "$1"))
+	}
+	if IsLimit(own) {
+		return Limitf("template line %s%s: %s", line, action, reason)
 	}
 	return Errorf(kind, "template line %s%s: %s", line, action, reason)
 }
@@ -278,7 +376,7 @@ func shorten(action string) string {
 }
 
 func ownReason(err error) error {
-	for _, own := range []error{errTemplateTime, errTemplateOutput, errTemplateWeight, errTemplateCalls, errTemplateNull, errTemplateKey} {
+	for _, own := range slices.Concat([]error{errTemplateTime, errTemplatesTime, errTemplateWeight, errTemplateCalls, errTemplateNull, errTemplateKey}, storeReasons) {
 		if errors.Is(err, own) {
 			return own
 		}

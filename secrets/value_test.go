@@ -75,7 +75,7 @@ func TestRedaction(t *testing.T) {
 			}
 			if name == "Value" || name == "Fields" {
 				for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x", "%q"} {
-					must.Eq(t, redacted, outputs[verb])
+					must.Eq(t, Redacted, outputs[verb])
 				}
 				must.Eq(t, `"[redacted]"`, outputs["json"])
 				must.StrContains(t, outputs["hclog json=true"], `"key":"[redacted]"`)

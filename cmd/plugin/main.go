@@ -20,6 +20,9 @@ func main() {
 	if driver.ServeHelper(os.Args) {
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "volume-driver" {
+		os.Exit(volumeDriver(os.Args[2:]))
+	}
 	if err := serve(os.Args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -28,8 +28,9 @@ func BenchmarkStart(b *testing.B) {
 	argv := []string{"sleep", "60"}
 	path, err := install(b.TempDir())
 	must.NoError(b, err)
-	secrets := secretsDir(b)
-	inSecrets, launcher := secrets+":/secrets", path+":"+ContainerPath+":ro"
+	channel := testChannel(b).Path()
+	inSecrets := secretsDir(b) + ":/secrets"
+	launcher, inChannel := path+":"+ContainerPath+":ro", channel+":"+ContainerChannel+":ro"
 
 	start := func(entrypoint, binds []string, then func()) (took time.Duration) {
 		c, err := e.ContainerCreate(ctx, &container.Config{Image: image, Entrypoint: entrypoint},
@@ -45,11 +46,11 @@ func BenchmarkStart(b *testing.B) {
 	took := map[string][]time.Duration{}
 	for b.Loop() {
 		plain := start(argv, []string{inSecrets}, func() {})
-		bound := start(argv, []string{inSecrets, launcher}, func() {})
-		hold, err := New(secrets)
+		bound := start(argv, []string{inSecrets, launcher, inChannel}, func() {})
+		hold, err := New(channel)
 		must.NoError(b, err)
 		var exec time.Duration
-		held := start(append([]string{ContainerPath}, hold.Args("/secrets")...), []string{inSecrets, launcher}, func() {
+		held := start(append([]string{ContainerPath}, hold.Args(ContainerChannel)...), []string{inSecrets, launcher, inChannel}, func() {
 			began := time.Now()
 			must.NoError(b, hold.Release(ctx, nil, Owner{}, Payload{Argv: argv, Env: many(20, 100)}))
 			exec = time.Since(began)

@@ -40,7 +40,7 @@ func TestSecretIsInTheProcessOnly(t *testing.T) {
 	inspected, err := json.Marshal(e.inspect(t, s.id))
 	must.NoError(t, err)
 	must.StrNotContains(t, string(inspected), canary)
-	left, err := os.ReadDir(s.secrets)
+	left, err := os.ReadDir(s.channel)
 	must.NoError(t, err)
 	must.SliceEmpty(t, left, must.Sprint("the FIFOs are removed"))
 }
@@ -78,6 +78,24 @@ func TestBornAsWithoutLauncher(t *testing.T) {
 			must.Eq(t, wantExit, exit)
 		})
 	}
+	for _, user := range []string{"", "app"} {
+		t.Run("few processes of user "+user, func(t *testing.T) {
+			// With one process the shell itself runs, and no other: the built-ins of sh must do.
+			script := []string{"sh", "-c", "ulimit -Su; ulimit -Hu; while read line; do echo $line; done < /proc/self/limits; echo up"}
+			config := container.Config{Image: image, User: user}
+			plain := config
+			plain.Entrypoint = script
+			want, wantExit := e.plain(t, plain, container.HostConfig{Resources: container.Resources{
+				Ulimits: []*container.Ulimit{{Name: "nproc", Soft: 1, Hard: 2}},
+			}})
+			for range 20 { // the launcher's own threads are still there: it must not need another
+				got, exit := e.start(t, config, container.HostConfig{}).run(Payload{Argv: script, Processes: &Limit{Soft: 1, Hard: 2}})
+				must.Eq(t, want, got)
+				must.Eq(t, wantExit, exit)
+			}
+			must.StrContains(t, want, "\nup\n")
+		})
+	}
 }
 
 func TestOwnerIsTheAppsUser(t *testing.T) {
@@ -91,7 +109,7 @@ func TestOwnerIsTheAppsUser(t *testing.T) {
 		s.hold.Remove()
 		must.Eq(t, notFound, s.wait(t, s.id), must.Sprint("a launcher whose FIFO vanished ends"))
 		_, stderr := s.logs(t, s.id)
-		must.StrContains(t, stderr, "gave this start up")
+		must.StrContains(t, stderr, "gave up this start")
 	}
 }
 
@@ -250,9 +268,9 @@ func TestSignalsReachTheApp(t *testing.T) {
 	}
 }
 
-// A held container ends at once when it is asked to, also as PID 1, whose default actions the kernel
+// A waiting container ends at once when it is asked to, also as PID 1, whose default actions the kernel
 // drops; and Release says so, promptly.
-func TestKilledWhileHeld(t *testing.T) {
+func TestKilledAtTheLauncher(t *testing.T) {
 	e := newEngine(t)
 	image := e.image(t)
 	for _, withInit := range []bool{false, true} {
@@ -272,7 +290,7 @@ func TestKilledWhileHeld(t *testing.T) {
 				must.ErrorIs(t, <-released, ErrEnded)
 				must.Eq(t, exit, e.wait(t, s.id))
 				must.Less(t, 3*time.Second, time.Since(began))
-				left, err := os.ReadDir(s.secrets)
+				left, err := os.ReadDir(s.channel)
 				must.NoError(t, err)
 				must.SliceEmpty(t, left)
 			})
@@ -282,7 +300,7 @@ func TestKilledWhileHeld(t *testing.T) {
 
 // launcherUp reports whether the launcher, run by a user other than root, has got to where it waits:
 // it made itself undumpable, and what is in its /proc directory therefore root's.
-func (s *held) launcherUp() bool {
+func (s *waiting) launcherUp() bool {
 	pids := []string{fmt.Sprint(s.pid)}
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", s.pid, s.pid))
 	for _, pid := range append(pids, strings.Fields(string(children))...) {
@@ -302,11 +320,11 @@ func TestExec(t *testing.T) {
 	s := e.start(t, container.Config{Image: e.image(t), User: "app"}, container.HostConfig{})
 	must.NoError(t, s.release(Payload{Argv: []string{"sleep", "60"}, Env: []string{"SECRET=old"}}))
 	for _, tty := range []bool{false, true} {
-		hold, err := New(s.secrets)
+		hold, err := New(s.channel)
 		must.NoError(t, err)
 		defer hold.Remove()
 		x, err := e.ContainerExecCreate(ctx, s.id, container.ExecOptions{
-			Cmd:         append([]string{ContainerPath}, hold.Args("/secrets")...),
+			Cmd:         append([]string{ContainerPath}, hold.Args(ContainerChannel)...),
 			AttachStdin: true, AttachStdout: true, Tty: tty, WorkingDir: "/work",
 		})
 		must.NoError(t, err)

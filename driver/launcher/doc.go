@@ -5,24 +5,30 @@
 // launch, embedded here, and bound into the container read-only. One start goes like this:
 //
 //	path, err := installer.Install()               // the program's file on the host
-//	hold, err := launcher.New(secretsDir)          // two FIFOs in the task's secrets tmpfs
-//	…create the container with path bound at ContainerPath, and as its entrypoint
-//	  ContainerPath and hold.Args("/secrets"); start it: its process waits, with the app's user…
-//	uid, gid, err := launcher.OwnerOf(pid)         // who the app will be, as the host sees it
+//	channel := launcher.ChannelOf(dir, alloc, task)
+//	err = channel.Make()                           // a directory that only root can write to
+//	hold, err := launcher.New(channel.Path())      // two FIFOs in it
+//	…create the container with path bound at ContainerPath and the channel at ContainerChannel, both
+//	  read-only, and as its entrypoint ContainerPath and hold.Args(ContainerChannel); start it: its
+//	  process waits, with the app's user…
+//	owner, err := hold.WaitingOwner(ctx, pid)      // who the app will be, as the host sees it
 //	…publish files for that owner, the live directory…
 //	argv, err := launcher.Command(image, task)     // what Docker would have run
-//	err = hold.Release(ctx, launcher.Alive(pid), launcher.Owner{UID: uid, GID: gid},
+//	err = hold.Release(ctx, launcher.Alive(pid), owner,
 //	  launcher.Payload{Argv: argv, Env: env})      // nil: the app runs
 //	…or hold.Remove() on any failure before that…
 //
 // What holds:
-//   - The FIFOs are root's, mode 0600, until the process waits; then they are its user's, and gone
-//     as soon as both ends are open. Whatever the container does to their names, the driver works
-//     on the FIFOs that it made, and only on them.
+//   - The channel is out of the task's reach: root's, 0711, and read-only in the container. Its FIFOs
+//     are root's until the process waits; then they are its user's, one to read and one to write, and
+//     gone as soon as both ends are open. The driver works on the FIFOs that it made, by descriptors.
+//   - The launcher makes sure of that for itself: it runs nothing that did not come by a FIFO of its own
+//     user's, with no other name, in a directory where nobody else can put any.
 //   - Nothing waits for ever: the launcher ends after Bound, and when its FIFOs vanish; Release ends
 //     with its context, after Bound, and when alive says that the process is gone.
 //   - The process that the launcher becomes has the limits, signals, file descriptors, working
 //     directory, user and standard streams that Docker gave it.
-//   - A container keeps the launcher it was started with. The version that it says it speaks decides
-//     what is said to it, so that a plugin can be upgraded under running tasks.
+//   - A container keeps the launcher it was started with, and is told things in that one's words, so that a
+//     plugin can be upgraded under running tasks. One of before channels has its FIFOs in the secrets
+//     directory, which is root's and sticky by then (NewInSecrets).
 package launcher

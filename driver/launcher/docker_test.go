@@ -129,45 +129,45 @@ func (e engine) plain(tb testing.TB, c container.Config, h container.HostConfig)
 	return stdout, exit
 }
 
-// held is a container whose process waits at the launcher.
-type held struct {
+// waiting is a container whose process waits at the launcher.
+type waiting struct {
 	engine
 	tb      testing.TB
 	id      string
 	pid     int
 	owner   Owner
-	secrets string
+	channel string // on the host
 	hold    *Hold
 }
 
 // start starts a container that the launcher holds.
-func (e engine) start(tb testing.TB, c container.Config, h container.HostConfig) *held {
-	s := &held{engine: e, tb: tb, secrets: secretsDir(tb)}
+func (e engine) start(tb testing.TB, c container.Config, h container.HostConfig) *waiting {
+	s := &waiting{engine: e, tb: tb, channel: testChannel(tb).Path()}
 	path, err := install(tb.TempDir())
 	must.NoError(tb, err)
-	s.hold, err = New(s.secrets)
+	s.hold, err = New(s.channel)
 	must.NoError(tb, err)
 	tb.Cleanup(s.hold.Remove)
 
-	c.Entrypoint = append([]string{ContainerPath}, s.hold.Args("/secrets")...)
+	c.Entrypoint = append([]string{ContainerPath}, s.hold.Args(ContainerChannel)...)
 	c.Cmd = nil
-	h.Binds = append([]string{path + ":" + ContainerPath + ":ro", s.secrets + ":/secrets"}, h.Binds...)
+	h.Binds = append([]string{path + ":" + ContainerPath + ":ro", s.channel + ":" + ContainerChannel + ":ro", secretsDir(tb) + ":/secrets"}, h.Binds...)
 	s.id, err = e.create(tb, &c, &h)
 	must.NoError(tb, err)
 	must.NoError(tb, e.ContainerStart(context.Background(), s.id, container.StartOptions{}))
 	s.pid = e.inspect(tb, s.id).State.Pid
-	s.owner.UID, s.owner.GID, err = OwnerOf(s.pid)
+	s.owner, err = s.hold.WaitingOwner(context.Background(), s.pid)
 	must.NoError(tb, err)
 	return s
 }
 
 // release gives it a command.
-func (s *held) release(p Payload) error {
+func (s *waiting) release(p Payload) error {
 	return s.hold.Release(context.Background(), Alive(s.pid), s.owner, p)
 }
 
 // run releases, waits for the end and gives what the app printed.
-func (s *held) run(p Payload) (stdout string, exit int) {
+func (s *waiting) run(p Payload) (stdout string, exit int) {
 	must.NoError(s.tb, s.release(p))
 	exit = s.wait(s.tb, s.id)
 	stdout, stderr := s.logs(s.tb, s.id)

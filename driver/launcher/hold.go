@@ -11,20 +11,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher/internal/wire"
 )
 
 // Bound is how long a launcher waits for its command, and Release for the launcher.
 const Bound = 60 * time.Second
 
-// Hold is one start, of a container or of an exec in one, that waits at the launcher: two FIFOs in
-// the task's secrets directory. That directory is the container's too, and what is in it may be
-// renamed, removed and replaced by a hostile one. So the FIFOs are held by descriptors (O_PATH), and
-// their names are used only to remove them.
+// Hold is one start, of a container or of a command in a running task, that waits at the launcher: two FIFOs in
+// the task's channel. They are held by descriptors (O_PATH), and their names are used only to remove them.
 type Hold struct {
-	bound time.Duration
+	bound   time.Duration
+	version byte // that the launcher speaks
+	name    string
 
 	mu      sync.Mutex // for what Remove ends
-	removed bool
+	removed bool       // the names are
+	lingers bool       // the names are still to be removed
 	dir     *os.File
 	in, out *fifo
 }
@@ -35,30 +38,70 @@ type fifo struct {
 	path *os.File // O_PATH: a name for the inode that cannot be taken away
 }
 
-// New makes the FIFOs, which only root can open until Release. One of Release and Remove must follow.
-func New(secretsDir string) (_ *Hold, err error) {
-	h := &Hold{bound: Bound}
+// New makes the FIFOs in a task's channel. Only root can open them until Release. One of Release and Remove
+// must follow.
+func New(channel string) (*Hold, error) { return newHold(wire.Version, channel, ownDir) }
+
+// NewInSecrets makes the FIFOs in a task's secrets directory: for containers that a plugin without channels
+// has started, and whose launcher so is an older one. The directory is root's by now, and sticky
+// (secrets.OpenPublisher), so nobody but the process's own user can put others in their place.
+func NewInSecrets(secretsDir string) (*Hold, error) {
+	return newHold(wire.InSecrets, secretsDir, stickyDir)
+}
+
+func newHold(version byte, dir string, check func(unix.Stat_t) error) (_ *Hold, err error) {
+	h := &Hold{bound: Bound, version: version, name: randomName()}
 	defer func() {
 		if err != nil {
-			h.Remove()
-			err = fmt.Errorf("make the launcher's FIFOs: %w", err)
+			h.discard()
+			err = noRoom(fmt.Errorf("make the launcher's FIFOs: %w", err))
 		}
 	}()
-	h.dir, err = os.OpenFile(secretsDir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	h.dir, err = os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	name := ".launch-" + rand.Text()
-	if h.in, err = makeFIFO(h.dir, name+"-in"); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(h.dir.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", dir, err)
+	}
+	if err := check(st); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	// An older launcher does not need them like this, and does not mind: who opens it is its owner.
+	if h.in, err = makeFIFO(h.dir, h.name+"-in", 0o400); err != nil {
 		return nil, err
 	}
-	h.out, err = makeFIFO(h.dir, name+"-out")
+	out := h.name
+	if version == wire.InSecrets { // whoever has seen the one name must not take the other
+		out = randomName()
+	}
+	h.out, err = makeFIFO(h.dir, out+"-out", 0o200)
 	return h, err
 }
 
-func makeFIFO(dir *os.File, name string) (*fifo, error) {
+// randomName is one that nobody can know before it is there.
+func randomName() string { return ".launch-" + rand.Text() }
+
+// ownDir accepts a directory that nobody but root can put anything into.
+func ownDir(st unix.Stat_t) error {
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("users other than root can write to it (owner %d, mode %04o)", st.Uid, st.Mode&0o7777)
+	}
+	return nil
+}
+
+// stickyDir accepts a directory in which nobody can rename or remove what is root's.
+func stickyDir(st unix.Stat_t) error {
+	if st.Mode&unix.S_ISVTX == 0 || int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("users other than root can replace what is in it (owner %d, mode %04o)", st.Uid, st.Mode&0o7777)
+	}
+	return nil
+}
+
+func makeFIFO(dir *os.File, name string, mode uint32) (*fifo, error) {
 	fd := int(dir.Fd())
-	if err := unix.Mkfifoat(fd, name, 0o600); err != nil {
+	if err := unix.Mkfifoat(fd, name, mode); err != nil {
 		return nil, fmt.Errorf("mkfifo: %w", err)
 	}
 	pathFD, err := unix.Openat(fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -66,11 +109,11 @@ func makeFIFO(dir *os.File, name string) (*fifo, error) {
 		return nil, errors.Join(fmt.Errorf("open FIFO: %w", err), unix.Unlinkat(fd, name, 0))
 	}
 	f := &fifo{name: name, path: os.NewFile(uintptr(pathFD), name)}
-	// Somebody may have been between the two calls. What is root's, a FIFO and has this one name is
-	// as good as ours.
+	// A container's root may be able to make its channel writable, and so may have been between the two
+	// calls. What is root's, a FIFO and has this one name is as good as ours.
 	var st unix.Stat_t
 	err = unix.Fstat(pathFD, &st)
-	if err == nil && (st.Mode != unix.S_IFIFO|0o600 || st.Uid != 0 || st.Nlink != 1) {
+	if err == nil && (st.Mode != unix.S_IFIFO|mode || int(st.Uid) != os.Geteuid() || st.Nlink != 1) {
 		err = errors.New("the FIFO was replaced")
 	}
 	if err != nil {
@@ -79,15 +122,14 @@ func makeFIFO(dir *os.File, name string) (*fifo, error) {
 	return f, nil
 }
 
-// Args are the launcher's arguments, given the path of the secrets directory in the container. shown
-// is the app's own command, for whoever reads `docker inspect` or a process list: the launcher
-// ignores it.
-func (h *Hold) Args(containerSecretsDir string, shown ...string) []string {
-	args := []string{
-		path.Join(containerSecretsDir, h.in.name),
-		path.Join(containerSecretsDir, h.out.name),
-		strconv.Itoa(int(h.bound / time.Second)),
+// Args are the launcher's arguments, given the path that the directory of the FIFOs has for it. shown is the
+// app's own command, for whoever reads `docker inspect` or a process list: the launcher ignores it.
+func (h *Hold) Args(inside string, shown ...string) []string {
+	args := []string{path.Clean(inside), h.name}
+	if h.version == wire.InSecrets {
+		args = []string{path.Join(inside, h.in.name), path.Join(inside, h.out.name)}
 	}
+	args = append(args, strconv.Itoa(int(h.bound/time.Second)))
 	if len(shown) > 0 {
 		args = append(append(args, "--"), shown...)
 	}
@@ -96,9 +138,34 @@ func (h *Hold) Args(containerSecretsDir string, shown ...string) []string {
 
 // Remove gives the start up: a launcher that waits ends. It is idempotent, and does nothing after
 // Release.
+//
+// An older launcher looks for its FIFOs by name again and again, in a directory where others may make files:
+// it must not find theirs. So the names stay until it has ended, and it ends by its own bound.
 func (h *Hold) Remove() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	switch {
+	case h.lingers:
+	case h.version == wire.InSecrets && !h.removed:
+		h.lingers = true
+		time.AfterFunc(h.bound+grace, h.discard)
+	default:
+		h.close()
+	}
+}
+
+// grace is how much later than an older launcher its FIFOs' names go.
+const grace = 5 * time.Second
+
+// discard takes the FIFOs away at once.
+func (h *Hold) discard() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.close()
+}
+
+// close is called with the lock held.
+func (h *Hold) close() {
 	h.unlink()
 	for _, f := range []*fifo{h.in, h.out} {
 		if f != nil {

@@ -30,10 +30,10 @@ type process struct {
 	stdout, stderr bytes.Buffer
 }
 
-func startProcess(t *testing.T, h *Hold, secrets string) *process {
+func startProcess(t *testing.T, h *Hold, channel string) *process {
 	path, err := install(executableDir(t))
 	must.NoError(t, err)
-	p := &process{Cmd: exec.Command(path, h.Args(secrets)...)}
+	p := &process{Cmd: exec.Command(path, h.Args(channel)...)}
 	p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(app.UID), Gid: uint32(app.GID)}}
 	p.Stdout, p.Stderr, p.Dir = &p.stdout, &p.stderr, "/"
 	must.NoError(t, p.Start())
@@ -42,7 +42,7 @@ func startProcess(t *testing.T, h *Hold, secrets string) *process {
 }
 
 // executableDir is a directory that other users reach, which those of t.TempDir are not.
-func executableDir(t *testing.T) string {
+func executableDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "launcher-test-")
 	must.NoError(t, err)
 	t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
@@ -50,14 +50,24 @@ func executableDir(t *testing.T) string {
 	return dir
 }
 
-func newHold(t *testing.T) (*Hold, string) {
-	secrets := filepath.Join(executableDir(t), "secrets")
-	must.NoError(t, os.Mkdir(secrets, 0o777))
-	must.NoError(t, os.Chmod(secrets, 0o777))
-	h, err := New(secrets)
+// testChannel is a task's channel outside of any state directory.
+func testChannel(t testing.TB) Channel {
+	c := ChannelOf(executableDir(t), "f0a1b2c3-0000-1111-2222-333344445555", "web")
+	must.NoError(t, c.Make())
+	return c
+}
+
+func testHold(t *testing.T) (h *Hold, channel string) {
+	channel = testChannel(t).Path()
+	h, err := New(channel)
 	must.NoError(t, err)
 	t.Cleanup(h.Remove)
-	return h, secrets
+	return h, channel
+}
+
+// fifos are the paths of a hold's FIFOs.
+func (h *Hold) fifos(dir string) []string {
+	return []string{filepath.Join(dir, h.in.name), filepath.Join(dir, h.out.name)}
 }
 
 func empty(t *testing.T, dir string) {
@@ -68,14 +78,14 @@ func empty(t *testing.T, dir string) {
 
 // L1: nobody but root reads the FIFOs before Release, and then nobody but the process's user.
 func TestFIFOsAreTheProcesssOnly(t *testing.T) {
-	h, secrets := newHold(t)
-	args := h.Args(secrets)
+	h, channel := testHold(t)
+	args := h.fifos(channel)
 	owners := func(want Owner) {
-		for _, path := range args[:2] {
+		for i, path := range args {
 			var st unix.Stat_t
 			must.NoError(t, unix.Lstat(path, &st))
 			must.Eq(t, want, Owner{int(st.Uid), int(st.Gid)})
-			must.Eq(t, uint32(unix.S_IFIFO|0o600), st.Mode)
+			must.Eq(t, unix.S_IFIFO|[]uint32{0o400, 0o200}[i], st.Mode)
 		}
 	}
 	owners(Owner{0, 0})
@@ -94,11 +104,11 @@ func TestFIFOsAreTheProcesssOnly(t *testing.T) {
 	must.StrContains(t, string(said), "Permission denied")
 	cancel()
 	must.ErrorIs(t, <-released, context.Canceled)
-	empty(t, secrets)
+	empty(t, channel)
 }
 
-// A hostile container owns the directory: it may put anything in the place of the FIFOs. Nothing
-// but the driver's own FIFO is ever given away, written to, or waited for.
+// A container's root with CAP_SYS_ADMIN may make its channel writable, and then put anything in the place of the
+// FIFOs. Nothing but the driver's own FIFO is ever given away, written to, or waited for.
 func TestReplacedFIFOs(t *testing.T) {
 	for name, replace := range map[string]func(t *testing.T, path, victim string){
 		"symlink":   func(t *testing.T, path, victim string) { must.NoError(t, os.Symlink(victim, path)) },
@@ -107,10 +117,10 @@ func TestReplacedFIFOs(t *testing.T) {
 		"fifo":      func(t *testing.T, path, victim string) { must.NoError(t, unix.Mkfifo(path, 0o666)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			h, secrets := newHold(t)
-			victim := filepath.Join(filepath.Dir(secrets), "victim")
+			h, channel := testHold(t)
+			victim := filepath.Join(filepath.Dir(channel), "victim")
 			must.NoError(t, os.WriteFile(victim, []byte("untouched"), 0o600))
-			for _, path := range h.Args(secrets)[:2] {
+			for _, path := range h.fifos(channel) {
 				must.NoError(t, os.Rename(path, path+"-moved"))
 				replace(t, path, victim)
 			}
@@ -128,31 +138,24 @@ func TestReplacedFIFOs(t *testing.T) {
 	}
 }
 
-func TestSecretsDirIsNoSymlink(t *testing.T) {
-	link := filepath.Join(t.TempDir(), "link")
-	must.NoError(t, os.Symlink(t.TempDir(), link))
-	_, err := New(link)
-	must.Error(t, err)
-}
-
 func TestNothingWaitsForEver(t *testing.T) {
 	t.Run("no launcher", func(t *testing.T) {
-		h, secrets := newHold(t)
+		h, channel := testHold(t)
 		h.bound = 100 * time.Millisecond
 		must.ErrorIs(t, h.Release(context.Background(), nil, app, Payload{Argv: []string{"true"}}), ErrTimeout)
-		empty(t, secrets)
+		empty(t, channel)
 	})
 	t.Run("no driver", func(t *testing.T) {
-		h, secrets := newHold(t)
+		h, channel := testHold(t)
 		h.bound = time.Second
-		p := startProcess(t, h, secrets)
+		p := startProcess(t, h, channel)
 		_ = p.Wait()
 		must.Eq(t, notFound, p.ProcessState.ExitCode())
 		must.StrContains(t, p.stderr.String(), "gave no command within 1 seconds")
 	})
 	t.Run("driver gone while the launcher reads", func(t *testing.T) {
-		h, secrets := newHold(t)
-		p := startProcess(t, h, secrets)
+		h, channel := testHold(t)
+		p := startProcess(t, h, channel)
 		in := half(t, h)
 		must.NoError(t, in.Close())
 		_ = p.Wait()
@@ -160,25 +163,25 @@ func TestNothingWaitsForEver(t *testing.T) {
 		must.StrContains(t, p.stderr.String(), "reading the payload: EOF")
 	})
 	t.Run("removed", func(t *testing.T) {
-		h, secrets := newHold(t)
-		p := startProcess(t, h, secrets)
+		h, channel := testHold(t)
+		p := startProcess(t, h, channel)
 		h.Remove()
 		h.Remove()
 		_ = p.Wait()
 		must.Eq(t, notFound, p.ProcessState.ExitCode())
-		must.StrContains(t, p.stderr.String(), "gave this start up")
+		must.StrContains(t, p.stderr.String(), "gave up this start")
 		must.ErrorIs(t, h.Release(context.Background(), nil, app, Payload{Argv: []string{"true"}}), os.ErrClosed)
 	})
 	t.Run("killed before it comes", func(t *testing.T) {
-		h, _ := newHold(t)
+		h, _ := testHold(t)
 		gone := errors.New("the container is gone")
 		err := h.Release(context.Background(), func() error { return gone }, app, Payload{Argv: []string{"true"}})
 		must.ErrorIs(t, err, ErrEnded)
 		must.ErrorIs(t, err, gone)
 	})
 	t.Run("stopped, and killed while it reads", func(t *testing.T) {
-		h, secrets := newHold(t)
-		p := startProcess(t, h, secrets)
+		h, channel := testHold(t)
+		p := startProcess(t, h, channel)
 		released := make(chan error, 1)
 		// Far more than the FIFO has room for: the launcher is stopped somewhere in between.
 		in := half(t, h)
@@ -203,8 +206,8 @@ func half(t *testing.T, h *Hold) *os.File {
 	w := &waiter{ctx: context.Background(), alive: func() error { return nil }}
 	in, err := h.openForWaiting(w)
 	must.NoError(t, err)
-	must.NoError(t, w.hello(out))
-	message, err := wire.Encode(wire.Payload{Argv: []string{strings.Repeat("x", 4<<20)}})
+	must.NoError(t, w.hello(out, wire.Version))
+	message, err := wire.Encode(wire.Version, wire.Payload{Argv: []string{strings.Repeat("x", 4<<20)}})
 	must.NoError(t, err)
 	must.NoError(t, w.write(in, message[:wire.HeaderLen]))
 	return in
@@ -213,7 +216,7 @@ func half(t *testing.T, h *Hold) *os.File {
 // A plugin may be upgraded under a container: the launcher in it is then another version's.
 // An app may have ended before anybody looks: that its launcher said Ready before is still there to read.
 func TestAppThatEndsAtOnce(t *testing.T) {
-	h, _ := newHold(t)
+	h, _ := testHold(t)
 	out, err := h.out.open(os.O_RDONLY)
 	must.NoError(t, err)
 	defer out.Close()
@@ -233,8 +236,8 @@ func TestAppThatEndsAtOnce(t *testing.T) {
 }
 
 func TestLauncherOfAnotherVersion(t *testing.T) {
-	h, secrets := newHold(t)
-	args := h.Args(secrets)
+	h, channel := testHold(t)
+	args := h.fifos(channel)
 	go func() {
 		out, err := os.OpenFile(args[1], os.O_WRONLY, 0)
 		must.NoError(t, err)
@@ -245,19 +248,19 @@ func TestLauncherOfAnotherVersion(t *testing.T) {
 		_, _ = in.Close(), out.Close()
 	}()
 	err := h.Release(context.Background(), nil, app, Payload{Argv: []string{"true"}})
-	must.ErrorContains(t, err, "the container's launcher speaks version 2, this plugin 1: restart the task")
+	must.ErrorContains(t, err, "the container's launcher speaks version 3, this plugin 2: restart the task")
 }
 
 // What a hostile container writes as an answer is bounded, and cannot disturb a log.
 func TestHostileAnswers(t *testing.T) {
 	for name, c := range map[string]struct{ answer, want string }{
-		"long":    {"\x01R\x00\x00\x00\x02" + strings.Repeat("\n\x1b[31m", 1<<10), "??[31m"},
-		"short":   {"\x01R\x00", "unexpected answer"},
-		"another": {"\x01Q", "unexpected answer"},
-		"nothing": {"\x01", ErrEnded.Error()},
+		"long":    {"\x02R\x00\x00\x00\x02" + strings.Repeat("\n\x1b[31m", 1<<10), "??[31m"},
+		"short":   {"\x02R\x00", "unexpected answer"},
+		"another": {"\x02Q", "unexpected answer"},
+		"nothing": {"\x02", ErrEnded.Error()},
 	} {
-		h, secrets := newHold(t)
-		args := h.Args(secrets)
+		h, channel := testHold(t)
+		args := h.fifos(channel)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -289,11 +292,11 @@ func TestPayloadIsChecked(t *testing.T) {
 		"without a name":       {Argv: []string{"true"}, Env: []string{canary}},
 		"too large":            {Argv: []string{"true"}, Env: []string{"A=" + strings.Repeat("x", 33<<20)}},
 	} {
-		h, secrets := newHold(t)
+		h, channel := testHold(t)
 		err := h.Release(context.Background(), nil, app, p)
 		must.ErrorContains(t, err, want)
 		must.StrNotContains(t, err.Error(), canary)
-		empty(t, secrets)
+		empty(t, channel)
 	}
 }
 
@@ -309,10 +312,14 @@ func TestPayloadPrintsNothing(t *testing.T) {
 }
 
 func TestArgsShowTheCommand(t *testing.T) {
-	h, _ := newHold(t)
-	args := h.Args("/secrets/", "nginx", "-g", "daemon off;")
-	must.StrHasPrefix(t, "/secrets/.launch-", args[0])
-	must.Eq(t, []string{"60", "--", "nginx", "-g", "daemon off;"}, args[2:])
+	h, _ := testHold(t)
+	args := h.Args(ContainerChannel, "nginx", "-g", "daemon off;")
+	must.Eq(t, []string{ContainerChannel, h.name, "60", "--", "nginx", "-g", "daemon off;"}, args)
+	old, err := NewInSecrets(sticky(t))
+	must.NoError(t, err)
+	defer old.discard()
+	args = old.Args("/secrets/", "nginx")
+	must.Eq(t, []string{"/secrets/" + old.in.name, "/secrets/" + old.out.name, "60", "--", "nginx"}, args)
 }
 
 // userns-remap: the ids are the host's, whatever the process takes itself for.
@@ -336,9 +343,9 @@ func TestOwnerInUserNamespace(t *testing.T) {
 		n += m
 	}
 	must.Eq(t, "5\n6\n", string(ids))
-	uid, gid, err := OwnerOf(c.Process.Pid)
+	who, err := OwnerOf(c.Process.Pid)
 	must.NoError(t, err)
-	must.Eq(t, Owner{100005, 200006}, Owner{uid, gid})
+	must.Eq(t, Owner{100005, 200006}, who)
 
 	alive := Alive(c.Process.Pid)
 	must.NoError(t, alive())
@@ -346,6 +353,6 @@ func TestOwnerInUserNamespace(t *testing.T) {
 	eventually(t, "a zombie is not alive", func() bool { return alive() != nil })
 	_ = c.Wait()
 	must.Error(t, alive())
-	_, _, err = OwnerOf(c.Process.Pid)
+	_, err = OwnerOf(c.Process.Pid)
 	must.Error(t, err)
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/rootonly"
 )
 
 // ContainerPath is where the launcher is bound into a container, read-only.
@@ -53,22 +55,17 @@ func (i *Installer) Install() (hostPath string, err error) {
 }
 
 func (i *Installer) installIn(dir string) (string, error) {
-	if !filepath.IsAbs(dir) {
-		return "", errors.New("not an absolute path")
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	// Docker resolves symlinks in what it binds: so what is checked is what is used.
-	dir, err := filepath.EvalSymlinks(dir)
+	opened, err := rootonly.Make(dir, 0o755)
 	if err != nil {
 		return "", err
 	}
-	if err := onlyRootWrites(dir); err != nil {
+	defer opened.Close()
+	// Docker resolves symlinks in what it binds. These are root's, so they lead to what was checked.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return "", err
 	}
 	var fsys unix.Statfs_t
-	if err := unix.Statfs(dir, &fsys); err != nil {
+	if err := unix.Fstatfs(int(opened.Fd()), &fsys); err != nil {
 		return "", fmt.Errorf("statfs: %w", err)
 	}
 	if fsys.Flags&unix.MS_NOEXEC != 0 { // statfs(2): ST_NOEXEC, the same bit
@@ -86,26 +83,6 @@ var fileName = sync.OnceValue(func() string {
 	sum := sha256.Sum256(binary)
 	return "launcher-" + hex.EncodeToString(sum[:8])
 })
-
-// onlyRootWrites checks dir and every directory above it. Above it, one that others may write to is
-// as good if it is sticky: they cannot rename what is root's.
-func onlyRootWrites(dir string) error {
-	for d := dir; ; d = filepath.Dir(d) {
-		var st unix.Stat_t
-		if err := unix.Lstat(d, &st); err != nil {
-			return fmt.Errorf("stat %s: %w", d, err)
-		}
-		if st.Uid != 0 {
-			return fmt.Errorf("%s is owned by user %d, not by root", d, st.Uid)
-		}
-		if st.Mode&0o022 != 0 && (d == dir || st.Mode&unix.S_ISVTX == 0) {
-			return fmt.Errorf("%s can be written to by others than root (mode %04o)", d, st.Mode&0o7777)
-		}
-		if d == "/" {
-			return nil
-		}
-	}
-}
 
 // intact reports whether path is the launcher, as root's, which nobody can change. Its content is compared
 // once, and after that only if its inode has changed: to read it takes longer than all else.

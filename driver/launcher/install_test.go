@@ -93,8 +93,8 @@ func TestInstallWhereItMayNot(t *testing.T) {
 	for dir, want := range map[string]string{
 		noexec:     "mounted noexec",
 		link:       "mounted noexec",
-		writable:   "can be written to by others than root (mode 1777)",
-		below:      "can be written to by others than root (mode 0777)",
+		writable:   "can be written to by users other than root (mode 1777)",
+		below:      "can be written to by users other than root (mode 0777)",
 		others:     "is owned by user 7, not by root",
 		file:       "not a directory",
 		"relative": "not an absolute path",

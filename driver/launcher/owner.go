@@ -2,27 +2,30 @@ package launcher
 
 import (
 	"bytes"
-	"errors"
+	"context"
 	"fmt"
 	"os"
 	"strings"
+	"time"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/proc"
 )
 
 // Owner is a process's user and group, as the host sees them.
 type Owner struct{ UID, GID int }
 
-// OwnerOf reads whom a process runs as. A process held at the launcher has the app's user already,
+// OwnerOf reads whom a process runs as. A process that waits at the launcher has the app's user already,
 // whichever way it was named, and the kernel gives its ids as the reader's user namespace sees them,
 // which makes them right under userns-remap.
 //
 // A container's first process may change its user later: for an exec, take the owner of the exec's
-// own waiting process, or the one read when the container was held.
-func OwnerOf(pid int) (uid, gid int, err error) {
+// own waiting process, or the one read when the container waited.
+func OwnerOf(pid int) (Owner, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, 0, fmt.Errorf("read the owner of process %d: %w", pid, err)
+		return Owner{}, fmt.Errorf("read the owner of process %d: %w", pid, err)
 	}
-	uid, gid = -1, -1
+	uid, gid := -1, -1
 	for line := range strings.Lines(string(status)) {
 		// Real, effective, saved and file system id. Files are opened with the last, which follows
 		// the effective one.
@@ -33,13 +36,44 @@ func OwnerOf(pid int) (uid, gid int, err error) {
 			_, err = fmt.Sscan(rest, &real, &gid)
 		}
 		if err != nil {
-			return 0, 0, fmt.Errorf("read the owner of process %d: %w", pid, err)
+			return Owner{}, fmt.Errorf("read the owner of process %d: %w", pid, err)
 		}
 	}
 	if uid < 0 || gid < 0 {
-		return 0, 0, fmt.Errorf("read the owner of process %d: no ids in its status", pid)
+		return Owner{}, fmt.Errorf("read the owner of process %d: no ids in its status", pid)
 	}
-	return uid, gid, nil
+	return Owner{UID: uid, GID: gid}, nil
+}
+
+// WaitingOwner reads whom the process of a container that was started for this hold runs as. A process ends, and
+// another gets its pid: so it is made sure that it has the hold's name in its arguments, which comes a moment after
+// Docker says that the container runs, and is the same before and after.
+func (h *Hold) WaitingOwner(ctx context.Context, pid int) (Owner, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.bound, ErrTimeout)
+	defer cancel()
+	alive := Alive(pid)
+	for {
+		if err := alive(); err != nil {
+			return Owner{}, err
+		}
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return Owner{}, fmt.Errorf("read the arguments of process %d: %w", pid, err)
+		}
+		if bytes.Contains(args, []byte(h.name)) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return Owner{}, fmt.Errorf("wait for the launcher: %w", context.Cause(ctx))
+		case <-time.After(firstLook):
+		}
+	}
+	who, err := OwnerOf(pid)
+	if err == nil {
+		err = alive()
+	}
+	return who, err
 }
 
 // Alive gives a function that tells whether the process that now has this pid still runs, for
@@ -58,28 +92,18 @@ func Alive(pid int) func() error {
 	}
 }
 
-// startTime is the moment of the process's start, in ticks since boot, as /proc prints it.
-func startTime(pid int) (string, error) {
+// startTime is the moment of the process's start, in ticks since the machine's.
+func startTime(pid int) (uint64, error) {
 	for {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return "", fmt.Errorf("process %d is gone", pid)
+		now, err := proc.Read(pid)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("process %d is gone", pid)
+		case now.Between():
+			continue
+		case now.Ended():
+			return 0, fmt.Errorf("process %d has ended", pid)
 		}
-		// The command's name, in parentheses, may contain anything; the fields after it are the third on.
-		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-		if len(fields) < 20 {
-			return "", errors.New("/proc/PID/stat: too few fields")
-		}
-		state, threads, started := fields[0][0], string(fields[17]), string(fields[19])
-		// A program that calls exec in another thread than its first, as a Go program does, leaves the
-		// first as a zombie until the other takes its place: the runtime does so to become the launcher,
-		// and the launcher to become the app. So only a zombie without other threads has ended.
-		if state != 'Z' && state != 'X' || threads != "0" && threads != "1" {
-			return started, nil
-		}
-		if threads == "1" {
-			return "", fmt.Errorf("process %d has ended", pid)
-		}
-		// This is a thread that was just replaced, or collected by its parent: the next look tells.
+		return now.Started, nil
 	}
 }

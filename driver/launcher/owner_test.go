@@ -47,3 +47,17 @@ func TestAliveOverExec(t *testing.T) {
 	must.NoError(t, err)
 	must.Error(t, alive())
 }
+
+// A pid that is another process's by now is nobody to hand anything to.
+func TestOwnerOfAnotherProcess(t *testing.T) {
+	h, _ := testHold(t)
+	h.bound = 50 * time.Millisecond
+	other := exec.Command("sleep", "1000")
+	must.NoError(t, other.Start())
+	_, err := h.WaitingOwner(t.Context(), other.Process.Pid)
+	must.ErrorIs(t, err, ErrTimeout)
+	must.NoError(t, other.Process.Kill())
+	_ = other.Wait()
+	_, err = h.WaitingOwner(t.Context(), other.Process.Pid)
+	must.ErrorContains(t, err, "gone")
+}

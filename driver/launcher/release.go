@@ -15,10 +15,10 @@ import (
 )
 
 var (
-	// ErrEnded: the process was killed, or ended by itself, before it had its command.
-	ErrEnded = errors.New("the process ended while it was held at the launcher")
+	// ErrEnded means that the process was killed, or ended by itself, before it had its command.
+	ErrEnded = errors.New("the process ended while it waited at the launcher")
 
-	// ErrTimeout: the launcher did not take its command within Bound.
+	// ErrTimeout means that the launcher did not take its command within Bound.
 	ErrTimeout = errors.New("the launcher did not take its command in time")
 )
 
@@ -46,7 +46,14 @@ type Payload struct {
 	Argv  []string
 	Env   []string // NAME=value, over the environment that Docker gave the process
 	Unset []string // names to take out of it
+
+	// Processes is the limit of the user's processes (RLIMIT_NPROC) that it gets; nil: the one it has. The
+	// launcher may need more of them than the app may have. An older launcher leaves what there is.
+	Processes *Limit
 }
+
+// Limit is a resource limit, of which the highest number is none.
+type Limit = wire.Limit
 
 // Format makes every fmt verb print nothing of a payload (L4).
 func (Payload) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
@@ -75,7 +82,7 @@ func (h *Hold) Release(ctx context.Context, alive func() error, owner Owner, p P
 	}
 	w := &waiter{ctx: ctx, alive: alive}
 
-	message, err := wire.Encode(wire.Payload(p))
+	message, err := wire.Encode(h.version, wire.Payload(p))
 	if err != nil {
 		return err
 	}
@@ -95,7 +102,7 @@ func (h *Hold) Release(ctx context.Context, alive func() error, owner Owner, p P
 		return err
 	}
 	defer in.Close()
-	if err := w.hello(out); err != nil {
+	if err := w.hello(out, h.version); err != nil {
 		return err
 	}
 	// The header tells the launcher that the FIFO's vanishing is no reason to give up.
@@ -194,7 +201,7 @@ func (w *waiter) read(f *os.File, b []byte) (int, error) {
 		switch {
 		case n > 0:
 			return n, nil
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return 0, io.EOF
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if ended != nil {
@@ -211,17 +218,17 @@ func (w *waiter) read(f *os.File, b []byte) (int, error) {
 func (w *waiter) expect(out *os.File) (byte, error) {
 	var b [1]byte
 	_, err := w.read(out, b[:])
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return 0, ErrEnded
 	}
 	return b[0], err
 }
 
 // hello reads which version the launcher speaks.
-func (w *waiter) hello(out *os.File) error {
+func (w *waiter) hello(out *os.File, want byte) error {
 	version, err := w.expect(out)
-	if err == nil && version != wire.Version {
-		err = fmt.Errorf("the container's launcher speaks version %d, this plugin %d: restart the task", version, wire.Version)
+	if err == nil && version != want {
+		err = fmt.Errorf("the container's launcher speaks version %d, this plugin %d: restart the task", version, want)
 	}
 	return err
 }
@@ -241,7 +248,7 @@ func (w *waiter) result(out *os.File) error {
 	for len(said) < maxText {
 		n, err := w.read(out, buf)
 		said = append(said, buf[:n]...)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

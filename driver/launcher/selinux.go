@@ -3,11 +3,12 @@ package launcher
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"sync"
-	"syscall"
 
 	"github.com/opencontainers/selinux/go-selinux"
-	"github.com/opencontainers/selinux/go-selinux/label"
+	"golang.org/x/sys/unix"
 )
 
 // labels guards what ContainerLabels writes.
@@ -21,12 +22,94 @@ var labels sync.Mutex
 // reference policy, unlike Fedora's, lets no container begin with a file of images' layers (ro_file). So
 // what is not to be written must be bound read-only.
 func LetIn(path string) error {
-	labels.Lock()
-	defer labels.Unlock()
-	process, file := selinux.ContainerLabels() // both empty without SELinux
-	defer selinux.ReleaseLabel(process)
-	if err := label.Relabel(path, file, true); err != nil && !errors.Is(err, syscall.ENOTSUP) {
+	if !selinux.GetEnabled() {
+		return nil
+	}
+	label, err := sharedLabel()
+	if err != nil || label == "" {
+		return err
+	}
+	if err := setAttr(path, "security.selinux", label); err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return fmt.Errorf("label %s for containers: %w", path, err)
 	}
 	return nil
 }
+
+// sharedLabel is the label of files that all containers may use; empty where containers have none.
+func sharedLabel() (string, error) {
+	labels.Lock()
+	defer labels.Unlock()
+	process, file := selinux.ContainerLabels()
+	defer selinux.ReleaseLabel(process)
+	if file == "" {
+		return "", nil
+	}
+	context, err := selinux.NewContext(file)
+	if err != nil {
+		return "", fmt.Errorf("read the label of containers' files: %w", err)
+	}
+	context["level"] = "s0"
+	return context.Get(), nil
+}
+
+// What of a directory is labelled. It may be a task's, who may make it as large as it likes.
+const (
+	maxLabelled = 4096
+	maxDepth    = 32
+	namesAtOnce = 256
+)
+
+// setAttr sets an extended attribute of a file, or of a directory and what is in it. A task may exchange what is in
+// there at any moment: so each directory is opened in the one above it, and no link is followed.
+func setAttr(path, attr, value string) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Setxattr(procPath(fd), attr, []byte(value), 0); err != nil {
+		return err
+	}
+	left := maxLabelled
+	return setAttrBelow(fd, ".", attr, value, maxDepth, &left)
+}
+
+// setAttrBelow does it for what is in a directory. What has gone meanwhile, or is no directory, is none.
+func setAttrBelow(parent int, name, attr, value string, depth int, left *int) error {
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP):
+		return nil
+	case err != nil:
+		return err
+	}
+	dir := os.NewFile(uintptr(fd), name)
+	defer dir.Close()
+	for depth > 0 && *left > 0 {
+		names, err := dir.Readdirnames(min(namesAtOnce, *left))
+		*left -= len(names)
+		for _, each := range names {
+			// The path leads to this very directory, and what it has by this name is not followed.
+			err := unix.Lsetxattr(procPath(fd)+"/"+each, attr, []byte(value), 0)
+			if errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			if err == nil {
+				err = setAttrBelow(fd, each, attr, value, depth-1, left)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// procPath is a path that leads to what a descriptor is of, and to nothing else.
+func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }

@@ -78,7 +78,8 @@ func firstOf(t *testing.T, user string) int {
 func TestUsernsRemap(t *testing.T) {
 	e, first := remapped(t)
 	image := e.image(t)
-	for user, uid := range map[string]int{"": 0, "app": 1234} {
+	// Nobody is whom the host's root shows as in there.
+	for user, uid := range map[string]int{"": 0, "app": 1234, "65534": 65534} {
 		s := e.start(t, container.Config{Image: image, User: user}, container.HostConfig{})
 		must.Eq(t, first+uid, s.owner.UID)
 		out, exit := s.run(Payload{Argv: sh("id -u; echo $SECRET"), Env: []string{"SECRET=" + canary}})

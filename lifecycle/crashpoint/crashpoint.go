@@ -17,7 +17,7 @@ type Point string
 // The start of a task. Those from LoginAnswered to FilesPublished, and InnerStarted, are passed in a
 // rotation, too.
 const (
-	Reaped            Point = "reaped"             // an earlier start's process and journal are away
+	LeftoversRemoved  Point = "leftovers-removed"  // an earlier start's process and journal are away
 	IntentJournalled  Point = "intent-journalled"  //
 	LoginAnswered     Point = "login-answered"     // the server made a token that nothing names yet
 	TokenJournalled   Point = "token-journalled"   //
@@ -37,42 +37,42 @@ const (
 	RenewalJournalled Point = "renewal-journalled" //
 	TokenRenewed      Point = "token-renewed"      // answered, and not in the journal
 	LoggedInAgain     Point = "logged-in-again"    // the new token is in the journal, the old in use
-	TokenOwed         Point = "token-owed"         // the old token is a debt, and still in the journal
+	TokenPending      Point = "token-pending"      // the old token is pending, and still in the journal
 
-	RotationJournalled Point = "rotation-journalled" // the new secrets are there, the task not told
+	RotationJournalled Point = "rotation-journalled" // the new secrets are there, and not applied
 	RotationPublished  Point = "rotation-published"  // the files are the new ones
 	SwapNoted          Point = "swap-noted"          // the journal says that the process is replaced
 	OldStopped         Point = "old-stopped"         //
 	OldDestroyed       Point = "old-destroyed"       //
 	NewNoted           Point = "new-noted"           // the journal names the new process
-	RotationActed      Point = "rotation-acted"      // nothing is left of the rotation but to revoke the old
+	RotationApplied    Point = "rotation-applied"    // nothing is left of the rotation but to revoke the old
 	OldRetired         Point = "old-retired"         // the old are to be revoked; the journal still has the rotation
-	LeaseOwed          Point = "lease-owed"          // the old lease is a debt, and still in the journal
+	LeasePending       Point = "lease-pending"       // the old lease is pending, and still in the journal
 )
 
-// The end of a task, and the paying of debts.
+// The end of a task, and its pending revocations.
 const (
-	StopAsked   Point = "stop-asked"   // Nomad wants the task stopped
-	ExitSeen    Point = "exit-seen"    // the process has ended
-	JournalOwed Point = "journal-owed" // the journal has become a debt
-	DebtRevoked Point = "debt-revoked" // the server has revoked it, the debt is still there
-	DebtRemoved Point = "debt-removed" //
-	Destroyed   Point = "destroyed"    // all is gone, Nomad has no answer yet
+	StopAsked         Point = "stop-asked"         // Nomad wants the task stopped
+	ExitSeen          Point = "exit-seen"          // the process has ended
+	JournalPending    Point = "journal-pending"    // the journal is a pending revocation
+	RevocationDone    Point = "revocation-done"    // the server has revoked it, it is still pending
+	RevocationRemoved Point = "revocation-removed" //
+	Destroyed         Point = "destroyed"          // all is gone, Nomad has no answer yet
 )
 
 // Recovery.
 const (
-	JournalRead    Point = "journal-read"    // the secrets are taken up
+	JournalRead    Point = "journal-read"    // the secrets are recovered
 	InnerRecovered Point = "inner-recovered" // the process is
 	Recovered      Point = "recovered"       // Nomad has no answer yet
 )
 
 // All is every point.
 var All = []Point{
-	Reaped, IntentJournalled, LoginAnswered, TokenJournalled, SecretAnswered, LeaseJournalled, SecretsJournalled,
+	LeftoversRemoved, IntentJournalled, LoginAnswered, TokenJournalled, SecretAnswered, LeaseJournalled, SecretsJournalled,
 	FilesPublished, InnerStarted, Released, HandleNoted, Watching,
-	RenewalAnswered, RenewalJournalled, TokenRenewed, LoggedInAgain, TokenOwed,
-	RotationJournalled, RotationPublished, SwapNoted, OldStopped, OldDestroyed, NewNoted, OldRetired, RotationActed, LeaseOwed,
-	StopAsked, ExitSeen, JournalOwed, DebtRevoked, DebtRemoved, Destroyed,
+	RenewalAnswered, RenewalJournalled, TokenRenewed, LoggedInAgain, TokenPending,
+	RotationJournalled, RotationPublished, SwapNoted, OldStopped, OldDestroyed, NewNoted, OldRetired, RotationApplied, LeasePending,
+	StopAsked, ExitSeen, JournalPending, RevocationDone, RevocationRemoved, Destroyed,
 	JournalRead, InnerRecovered, Recovered,
 }

@@ -4,7 +4,10 @@
 // The launcher is the entrypoint of a container that has secrets (L1). It waits until the driver
 // gives it, over a FIFO, what to run, and becomes that. Secrets so never pass through Docker.
 //
-//	launcher IN OUT SECONDS [-- the app's command, for people to read]
+//	launcher CHANNEL NAME SECONDS [-- the app's command, for people to read]
+//
+// The FIFOs are NAME-in and NAME-out in the directory CHANNEL, where nobody may write but the driver. The
+// launcher makes sure of that: it runs what it reads, as whoever it is.
 //
 // The runtime need not read the cgroup's CPU limit, and watch it, for the millisecond that this lives:
 // that is what the debug settings are for.
@@ -15,13 +18,10 @@ package main
 
 import (
 	"errors"
-	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -29,20 +29,15 @@ import (
 )
 
 const (
-	retry = 500 * time.Microsecond
-
 	notFound      = 127 // exit codes as a shell's and Docker's
 	notExecutable = 126
 )
 
-// errVanished: the driver removes the FIFOs when it gives the start up.
-var errVanished = errors.New("the driver gave this start up (its FIFO is gone)")
-
 func main() {
-	// First: until here, PID 1 exits with 2 on a signal, which is the runtime's doing.
+	// First: until here, PID 1 exits with 2 on a signal, because of the runtime.
 	go obey(catch())
 	if len(os.Args) < 4 {
-		quit(notFound, "needs the paths of two FIFOs and a number of seconds; it is started by the nomad-driver-secrets plugin only")
+		quit(notFound, "needs a channel, a name and a number of seconds; it is started by the nomad-driver-secrets plugin only")
 	}
 	undumpable()
 
@@ -56,14 +51,18 @@ func main() {
 
 	// "out" first: once the driver can write to "in", it knows that "out" has a writer, and that an
 	// end of "out" is therefore the launcher's.
-	out, err := openOut(os.Args[2])
+	c, err := openChannel(os.Args[1])
+	if err != nil {
+		quit(notFound, err.Error())
+	}
+	out, err := c.open(os.Args[2]+"-out", os.O_WRONLY)
 	if err != nil {
 		quit(notFound, err.Error())
 	}
 	if _, err := out.Write([]byte{wire.Version}); err != nil {
 		quit(notFound, err.Error())
 	}
-	p, err := receive(os.Args[1])
+	p, err := c.receive(os.Args[2] + "-in")
 	if err != nil {
 		quit(notFound, err.Error())
 	}
@@ -80,127 +79,6 @@ func main() {
 	quit(code, err.Error())
 }
 
-// openOut opens the FIFO for the result. It cannot before the driver gave it to this user (EACCES)
-// and listens (ENXIO).
-func openOut(path string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
-		switch {
-		case err == nil:
-			return f, nil
-		case errors.Is(err, fs.ErrNotExist):
-			return nil, errVanished
-		case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.ENXIO):
-			time.Sleep(retry)
-		default:
-			return nil, err
-		}
-	}
-}
-
-// receive waits for the driver and reads its payload.
-func receive(path string) (wire.Payload, error) {
-	in, err := openIn(path)
-	if err != nil {
-		return wire.Payload{}, err
-	}
-	defer in.Close()
-
-	header := make([]byte, wire.HeaderLen)
-	for {
-		_, err := io.ReadFull(in, header)
-		if err == nil {
-			break
-		}
-		if err != io.EOF {
-			return wire.Payload{}, errors.New("reading the payload: " + err.Error())
-		}
-		// Nobody writes yet. The driver writes the header before it removes the FIFO: gone and
-		// still nothing to read means that nothing will come.
-		if _, err := os.Lstat(path); err != nil {
-			if _, err := io.ReadFull(in, header); err != nil {
-				return wire.Payload{}, errVanished
-			}
-			break
-		}
-		time.Sleep(retry)
-	}
-	n, err := wire.BodyLen(header)
-	if err != nil {
-		return wire.Payload{}, err
-	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(in, body); err != nil {
-		return wire.Payload{}, errors.New("reading the payload: " + err.Error())
-	}
-	return wire.Decode(body)
-}
-
-// openIn opens the FIFO of the payload, without waiting for its writer: a wait inside open could
-// not see the FIFO vanish.
-func openIn(path string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-		switch {
-		case err == nil:
-			return f, nil
-		case errors.Is(err, fs.ErrNotExist):
-			return nil, errVanished
-		case errors.Is(err, syscall.EACCES):
-			time.Sleep(retry)
-		default:
-			return nil, err
-		}
-	}
-}
-
-// become execs. The look-up is os/exec's over the app's own PATH, because that is what runc does,
-// and so are the texts of its errors. It returns only on failure.
-func become(p wire.Payload) error {
-	env := merge(os.Environ(), p.Env, p.Unset)
-	path := ""
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, "PATH="); ok {
-			path = v
-		}
-	}
-	if err := os.Setenv("PATH", path); err != nil {
-		return err
-	}
-	file, err := exec.LookPath(p.Argv[0])
-	if err != nil {
-		return err
-	}
-	// Exec also gives back the limit of open files that Go's runtime raised for itself.
-	return &fs.PathError{Op: "exec", Path: file, Err: syscall.Exec(file, p.Argv, env)}
-}
-
-// merge gives own with set over it, less what is in unset.
-func merge(own, set, unset []string) []string {
-	over := make(map[string]int, len(set)+len(unset)) // name → its last place in set, or -1
-	for _, name := range unset {
-		over[name] = -1
-	}
-	for i, e := range set {
-		name, _, _ := strings.Cut(e, "=")
-		over[name] = i
-	}
-	env := make([]string, 0, len(own)+len(set))
-	for _, e := range own {
-		name, _, _ := strings.Cut(e, "=")
-		if _, ok := over[name]; !ok {
-			env = append(env, e)
-		}
-	}
-	for i, e := range set {
-		name, _, _ := strings.Cut(e, "=")
-		if over[name] == i {
-			env = append(env, e)
-		}
-	}
-	return env
-}
-
 // catch takes all signals from the runtime, whose defaults differ between PID 1 and others. Those that
 // the app is meant to be born ignoring are left alone: exec puts only caught ones back to default.
 func catch() <-chan os.Signal {
@@ -213,7 +91,7 @@ func catch() <-chan os.Signal {
 	return caught
 }
 
-// obey ends a held process on the signals that ask for an end: as PID 1 of a container the kernel
+// obey ends a waiting process on the signals that ask for an end: as PID 1 of a container the kernel
 // would drop them, and `docker stop` wait for its timeout. All others are dropped, as the kernel
 // does for a PID 1 that has no handlers yet.
 func obey(caught <-chan os.Signal) {

@@ -1,0 +1,143 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/docker/docker/client"
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/steps"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// containerStart is the start of one container with secrets, while it is under way.
+type containerStart struct {
+	*containers
+	t       *task
+	set     *secrets.Set
+	publish func(owner) error
+	docker  *client.Client
+
+	hold    *launcher.Hold
+	command launcher.TaskCommand
+	handle  *drivers.TaskHandle
+	id      string       // the container's
+	argv    []string     // what Docker would have run
+	alive   func() error // of the process that waits
+	who     launcher.Owner
+	started process
+}
+
+func (c *containers) start(ctx context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error) {
+	docker, err := c.docker()
+	if err != nil {
+		return process{}, err
+	}
+	defer docker.Close()
+	st := &containerStart{containers: c, t: t, set: set, publish: publish, docker: docker}
+	defer func() {
+		if st.hold != nil {
+			st.hold.Remove()
+		}
+	}()
+	err = steps.Run(ctx,
+		steps.Step{Do: st.startHeld, Undo: st.discard},
+		steps.Step{Do: st.readHandle},
+		steps.Step{Do: st.seeWhoWaits},
+		steps.Step{Do: st.publishFiles},
+		steps.Step{Do: st.release},
+		steps.Step{Do: st.limitProcesses},
+	)
+	if err != nil {
+		return process{}, err
+	}
+	crashpoint.Reached(crashpoint.Released, t.cfg.Name)
+	return st.started, nil
+}
+
+// startHeld starts the container as a launcher, which waits in the task's channel.
+func (st *containerStart) startHeld(ctx context.Context) error {
+	channel, err := st.t.d.channelOf(st.t.cfg)
+	if err != nil {
+		return err
+	}
+	if err := channel.Make(); err != nil {
+		return err
+	}
+	if st.hold, err = launcher.New(channel.Path()); err != nil {
+		return err
+	}
+	cfg, command, err := st.waitingConfig(ctx, st.t, channel, st.hold)
+	if err != nil {
+		return err
+	}
+	st.command = command
+	handle, network, err := st.t.d.startInner(cfg, st.t.logs)
+	if err != nil {
+		return err
+	}
+	crashpoint.Reached(crashpoint.InnerStarted, st.t.cfg.Name)
+	st.handle, st.started = handle, process{network: network, channel: true}
+	return nil
+}
+
+// discard undoes the container's start. Where it cannot, since the engine is away, the container is what is looked
+// for from now on: it may have been released.
+func (st *containerStart) discard() error {
+	if !st.t.discardProcess() {
+		p := st.t.currentProcess()
+		p.handle = st.handle
+		st.t.setProcess(p)
+	}
+	return nil
+}
+
+func (st *containerStart) readHandle(context.Context) (err error) {
+	if st.started.handle, err = scrub(st.handle); err != nil {
+		return err
+	}
+	st.id, err = containerID(st.handle)
+	return err
+}
+
+// seeWhoWaits finds out which user the container's process runs as, and what it is to run: the image's word comes from
+// the image that the container was made of.
+func (st *containerStart) seeWhoWaits(ctx context.Context) error {
+	inspected, err := st.docker.ContainerInspect(ctx, st.id)
+	if err != nil {
+		return fmt.Errorf("inspect the task's container: %w", err)
+	}
+	if st.argv, err = st.containers.argv(ctx, st.docker, inspected.Image, st.command); err != nil {
+		return err
+	}
+	st.alive = launcher.Alive(inspected.State.Pid)
+	if st.who, err = st.hold.WaitingOwner(ctx, inspected.State.Pid); err != nil { // it was there when the container was started
+		return st.releaseError(ctx, st.docker, st.id, fmt.Errorf("%w: %w", launcher.ErrEnded, err))
+	}
+	st.started.image, st.started.owner = inspected.Image, st.who
+	return nil
+}
+
+func (st *containerStart) publishFiles(context.Context) error {
+	if err := st.publish(st.started.owner); err != nil {
+		return err
+	}
+	crashpoint.Reached(crashpoint.FilesPublished, st.t.cfg.Name)
+	return nil
+}
+
+// release hands over the command and the environment: the launcher becomes the task's program.
+func (st *containerStart) release(ctx context.Context) error {
+	payload := launcher.Payload{Argv: st.argv, Env: st.t.environ(st.set), Processes: processLimitsOf(st.t.options).user}
+	if err := st.hold.Release(ctx, st.alive, st.who, payload); err != nil {
+		return st.releaseError(ctx, st.docker, st.id, err)
+	}
+	return nil
+}
+
+func (st *containerStart) limitProcesses(ctx context.Context) error {
+	return st.limitPids(ctx, st.docker, st.id, st.t.options)
+}

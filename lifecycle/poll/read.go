@@ -1,0 +1,112 @@
+package poll
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/contain"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// read asks the server what is at a path, with the token of one subscriber after the other until one
+// is good for it: first of the payer's, whose turn it is. The digest is what the answer comes to; the error is
+// that of the last one asked.
+func (p *Poller) read(path *polledPath, payer limit.Tenant) (digest string, changes, sent time.Time, err error) {
+	p.mu.Lock()
+	due := path.next
+	subs := slices.Clone(path.subs)
+	p.mu.Unlock()
+	slices.SortStableFunc(subs, func(a, b *Subscription) int {
+		switch {
+		case a.Tenant == b.Tenant:
+			return 0
+		case a.Tenant == payer:
+			return -1
+		case b.Tenant == payer:
+			return 1
+		}
+		return 0
+	})
+
+	err = errors.New("no task that reads this path has a token now")
+	sent = time.Now()
+	turn := true // the payer's
+	for _, s := range subs {
+		tok, ok := s.Token()
+		if !ok {
+			continue
+		}
+		if !turn {
+			if err := p.cfg.Limit.Background(p.ctx, s.Tenant, limit.Poll, due); err != nil {
+				return "", changes, sent, err
+			}
+		}
+		turn = false
+		sent = time.Now()
+		if path.waiter != nil {
+			digest, err = p.wait(path, s, tok)
+		} else {
+			digest, changes, err = p.readWith(tok, path.key, s.Task)
+		}
+		if errors.Is(err, errLeft) {
+			continue
+		}
+		switch secrets.KindOf(err) {
+		case secrets.Refused, secrets.Gone:
+			p.last(path, s)
+			continue
+		case secrets.NotFound:
+			digest, err = Absent, nil
+		}
+		if err == nil {
+			p.good(s)
+		}
+		break
+	}
+	if err != nil && !errors.Is(err, errLeft) {
+		p.cfg.Log.Debug("a poll failed", "path", path.key.Path, "error", err)
+	}
+	return digest, changes, sent, err
+}
+
+func (p *Poller) readWith(tok secrets.Token, key Key, task secrets.Task) (digest string, changes time.Time, err error) {
+	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
+	defer cancel()
+	defer func() {
+		if failed := contain.Of(recover()); failed != nil { // one path's answer is not the other polls' matter
+			p.cfg.Log.Error("a poll failed because of an error in this plugin; please report it", "error", failed, "stack", failed.Stack)
+			err = failed
+		}
+	}()
+	answer, err := p.cfg.Read(ctx, tok, key.request(task))
+	if err != nil {
+		return "", changes, err
+	}
+	if answer.Kind != secrets.Static {
+		// The mount was replaced by one of another type. Each further read might make a credential.
+		p.cfg.Log.Warn("path no longer polled: it holds no static secret any more", "path", key.Path)
+		return digestForeign, changes, nil
+	}
+	return p.cfg.Digest(answer.Fields), answer.Changes, nil
+}
+
+// last puts a subscription whose token was no good at the end, so that the next poll begins with
+// another's.
+func (p *Poller) last(path *polledPath, s *Subscription) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.refused = true
+	if i := slices.Index(path.subs, s); i >= 0 {
+		path.subs = append(slices.Delete(path.subs, i, i+1), s)
+	}
+}
+
+// good notes that a subscription's token may read its path.
+func (p *Poller) good(s *Subscription) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.refused = false
+}

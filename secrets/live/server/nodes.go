@@ -1,0 +1,108 @@
+package server
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// node is what the kernel knows by a number: the root, a folder of a directory, or one field of one version, whose content
+// never changes. So what the kernel caches of it is right for ever.
+type node struct {
+	key     nodeKey
+	id      uint64
+	lookups uint64 // that the kernel has not forgotten
+	pinned  bool   // a declared directory
+}
+
+type nodeKey struct {
+	dir  *directory // nil: the root
+	path string
+	v    *version // nil: a folder
+}
+
+// nodes is the table. It has what the kernel refers to, and the declared directories, and nothing else.
+type nodes struct {
+	byID  map[uint64]*node
+	byKey map[nodeKey]*node
+}
+
+func (n *nodes) init() {
+	root := &node{id: fuse.FUSE_ROOT_ID, pinned: true}
+	n.byID = map[uint64]*node{root.id: root}
+	n.byKey = map[nodeKey]*node{root.key: root}
+}
+
+// newID is a number that nobody guesses. Kernels before 6.7 let a container's root with CAP_DAC_READ_SEARCH open whatever is
+// cached by its number (open_by_handle_at), and with that another task's directory.
+func (n *nodes) newID() uint64 {
+	for {
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		id := binary.NativeEndian.Uint64(b[:]) % emptyNode
+		if n.byID[id] == nil && id > fuse.FUSE_ROOT_ID {
+			return id
+		}
+	}
+}
+
+// inode is what programs see: some of them, of 32 bits, can see no larger one.
+func (n *node) inode() uint64 { return n.id&0x7fffffff | 1 }
+
+func (n *nodes) get(key nodeKey) *node {
+	found, ok := n.byKey[key]
+	if !ok {
+		found = &node{key: key}
+		if key.v == nil {
+			found.id = n.newID()
+		} else {
+			key.v.refs++
+			if found.id = key.v.ids[key.path]; found.id == 0 { // the same one, for as long as the version is there
+				found.id = n.newID()
+				key.v.ids[key.path] = found.id
+			}
+		}
+		n.byID[found.id], n.byKey[key] = found, found
+	}
+	return found
+}
+
+// folder gives the node of a folder; "" is a directory itself, which stays until it is unpinned.
+func (n *nodes) folder(d *directory, path string) *node {
+	found := n.get(nodeKey{dir: d, path: path})
+	if path == "" && !d.gone {
+		found.pinned = true
+	}
+	return found
+}
+
+func (n *nodes) file(d *directory, v *version, path string) *node {
+	return n.get(nodeKey{dir: d, path: path, v: v})
+}
+
+// forget undoes look-ups. It gives the version of a file that is gone with it.
+func (n *nodes) forget(id, lookups uint64) *version {
+	found := n.byID[id]
+	if found == nil {
+		return nil
+	}
+	found.lookups -= min(lookups, found.lookups)
+	return n.removeUnused(found)
+}
+
+func (n *nodes) unpin(id uint64) {
+	if found := n.byID[id]; found != nil {
+		found.pinned = false
+		n.removeUnused(found)
+	}
+}
+
+func (n *nodes) removeUnused(found *node) *version {
+	if found.pinned || found.lookups > 0 {
+		return nil
+	}
+	delete(n.byID, found.id)
+	delete(n.byKey, found.key)
+	return found.key.v
+}

@@ -1,0 +1,54 @@
+package server
+
+import (
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/internal/wire"
+)
+
+const (
+	reportEvery = 50 * time.Millisecond
+
+	// Bounds of what is kept for one report. What is beyond is counted.
+	maxReads   = 4096
+	maxUnknown = 100 // made-up names, of one directory
+)
+
+// report notes an open for the feeder's audit log. It does not wait.
+func (d *directory) report(header *fuse.InHeader, path string, result wire.Result, now time.Time) {
+	c := d.feeder
+	if c == nil {
+		return
+	}
+	if result == wire.Unknown {
+		d.unknown++
+	}
+	if len(c.reads) >= maxReads || result == wire.Unknown && d.unknown > maxUnknown {
+		c.lost++
+	} else {
+		c.reads = append(c.reads, wire.Read{
+			Dir: d.Name, Path: path, UID: header.Uid, PID: header.Pid, Result: result, UnixMS: now.UnixMilli(),
+		})
+	}
+	c.wake()
+}
+
+// collect takes what there is to report to a feeder.
+func (s *store) collect(c *conn) (wire.Message, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := wire.Message{Type: wire.Reads, Read: c.reads, Lost: c.lost}
+	c.reads, c.lost = nil, 0
+	for _, d := range s.dirs {
+		if d.feeder == c {
+			d.unknown = 0
+			if d.active {
+				d.active = false
+				m.Active = append(m.Active, d.Name)
+			}
+		}
+	}
+	return m, len(m.Read) > 0 || len(m.Active) > 0 || m.Lost > 0
+}
