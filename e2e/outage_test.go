@@ -1,19 +1,19 @@
 package e2e
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/lab"
 	"github.com/stretchr/testify/require"
 )
 
 // outageRate is the request_rate of these tests' agent, low enough to be noticed.
 const outageRate = 5
 
-// C3: in an outage of any kind tasks run on: nothing is restarted, nothing minted, and an event says so
+// C3: in an outage of any kind tasks run on: nothing is restarted, nothing issued, and an event says so
 // at its start, with how long the credentials live, and at its end. After it requests come within the
 // rate, and renewals go on. C4: a restart of the agent costs nothing either.
 func TestOutages(t *testing.T) {
@@ -28,36 +28,39 @@ func TestOutages(t *testing.T) {
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, agent.Close()) })
-	l := newKeptLab(t, agent, vault, 6*time.Minute)
+	l := newOutageLab(t, agent, vault, 9*time.Minute)
 
-	raw := l.keep(agent.AuthPath, keptJob{name: "outage-raw", driver: "raw_exec", count: 16, ttl: 90 * time.Second})
-	docker := l.keep(agent.AuthPath, keptJob{name: "outage-docker", driver: "docker", count: 3, ttl: 90 * time.Second})
+	// A server that hangs is noticed when a request of the task's has had no answer for 20 s, and a job of 16 tasks has more of
+	// them than places: 45 s at the most. A lease has a third of its life left at the least, and none is to end before.
+	const ttl = 150 * time.Second
+	raw := l.Start(agent.AuthPath, lab.OutageJob{Name: "outage-raw", Driver: "raw_exec", Count: 16, TTL: ttl})
+	docker := l.Start(agent.AuthPath, lab.OutageJob{Name: "outage-docker", Driver: "docker", Count: 3, TTL: ttl})
 	tasks := append(raw, docker...)
-	rawTokens := l.tokensOf(raw[0].job)
-	tokens := append(l.tokensOf(docker[0].job), rawTokens...)
+	rawTokens := l.TokensOf(raw[0].Job)
+	tokens := append(l.TokensOf(docker[0].Job), rawTokens...)
 	require.Len(t, tokens, len(tasks))
 
 	outages := []struct {
 		name       string
 		begin, end func() error
 	}{
-		{"stopped", nothing(vault.Stop), func() error { return vault.Start(l.ctx) }},
-		{"sealed", func() error { return vault.Seal(l.ctx) }, func() error { return vault.Unseal(l.ctx) }},
+		{"stopped", nothing(vault.Stop), func() error { return vault.Start(l.Ctx) }},
+		{"sealed", func() error { return vault.Seal(l.Ctx) }, func() error { return vault.Unseal(l.Ctx) }},
 		{"412", fault(proxy, harness.Fault{Status: 412}), nothing(proxy.Heal)},
 		{"429", fault(proxy, harness.Fault{Status: 429}), nothing(proxy.Heal)},
 		{"500", fault(proxy, harness.Fault{Status: 500}), nothing(proxy.Heal)},
 	}
 	var after harness.Mark // the last outage
 	for _, o := range outages {
-		since, at := l.mark(), time.Now()
+		since, at := l.Mark(), time.Now()
 		require.NoError(t, o.begin(), o.name)
-		l.said(tasks, at, "secrets server unreachable; credentials stay valid until ")
+		l.AwaitEvent(tasks, at, "server unreachable; credentials stay valid until ")
 		back := time.Now()
 		require.NoError(t, o.end(), o.name)
-		after = l.mark()
-		l.said(tasks, back, "secrets server reachable again")
-		l.undisturbed(tasks)
-		require.Empty(t, l.minted(since), o.name)
+		after = l.Mark()
+		l.AwaitEvent(tasks, back, "server reachable again")
+		l.Undisturbed(tasks)
+		require.Empty(t, l.Issued(since), o.name)
 		t.Logf("%s: noticed after %v, over after %v", o.name, back.Sub(at).Round(100*time.Millisecond), time.Since(back).Round(100*time.Millisecond))
 	}
 
@@ -70,46 +73,41 @@ func TestOutages(t *testing.T) {
 
 	// The server accepts and never answers: each attempt takes its time-out. A lease that ends
 	// meanwhile is replaced afterwards.
-	short := l.keep(agent.AuthPath, keptJob{name: "outage-short", driver: "raw_exec", count: 1, ttl: 20 * time.Second})
-	since, at := l.mark(), time.Now()
+	short := l.Start(agent.AuthPath, lab.OutageJob{Name: "outage-short", Driver: "raw_exec", Count: 1, TTL: 20 * time.Second})
+	since, at := l.Mark(), time.Now()
 	require.NoError(t, vault.Pause())
-	l.said(tasks, at, "secrets server unreachable; credentials stay valid until ")
+	l.AwaitEvent(tasks, at, "server unreachable; credentials stay valid until ")
+	told := time.Since(at)
+	l.AwaitEvent(short, at, "the credential in hand ended at ")
 	back := time.Now()
 	require.NoError(t, vault.Resume())
-	l.said(tasks, back, "secrets server reachable again")
-	l.healed(short[0], 2)
-	l.undisturbed(tasks)
-	minted := l.minted(since)
-	require.Len(t, minted, 1)
-	require.Equal(t, "database/creds/outage-short", minted[0].Path)
-	t.Logf("hanging: noticed after %v", back.Sub(at).Round(100*time.Millisecond))
+	l.AwaitEvent(tasks, back, "server reachable again")
+	l.Recovered(short[0], 2)
+	l.Undisturbed(tasks)
+	issued := l.Issued(since)
+	require.Len(t, issued, 1)
+	require.Equal(t, "database/creds/outage-short", issued[0].Path)
+	t.Logf("hanging: noticed after %v", told.Round(100*time.Millisecond))
 
 	// C4, with 20 tasks.
-	since = l.mark()
-	require.NoError(t, agent.Restart(l.ctx))
-	l.askedFor(since, "sys/leases/", tokens)
-	l.askedFor(after, "sys/leases/renew", tokens)
+	since = l.Mark()
+	require.NoError(t, agent.Restart(l.Ctx))
+	l.AwaitRequests(since, "sys/leases/", tokens)
+	l.AwaitRequests(after, "sys/leases/renew", tokens)
 	for _, task := range append(tasks, short...) {
-		l.runsOn(task)
+		l.NotRestarted(task.Alloc, lab.App)
 	}
-	l.undisturbed(tasks)
-	require.Empty(t, l.minted(since))
-	l.oneLeaseEach(raw[0].job)
-	l.oneLeaseEach(docker[0].job)
-	l.oneLeaseEach(short[0].job)
+	l.Undisturbed(tasks)
+	require.Empty(t, l.Issued(since))
+	l.OneLeaseEach(raw[0].Job)
+	l.OneLeaseEach(docker[0].Job)
+	l.OneLeaseEach(short[0].Job)
 }
 
 func nothing(f func()) func() error { return func() error { f(); return nil } }
 
 func fault(p *harness.FaultProxy, f harness.Fault) func() error {
 	return nothing(func() { p.Break(f) })
-}
-
-func (l *keptLab) mark() harness.Mark {
-	l.t.Helper()
-	mark, err := l.vault.Mark()
-	require.NoError(l.t, err, fmt.Sprintf("the audit log of %s", l.vault.Addr))
-	return mark
 }
 
 // busiest is the largest number of requests in any second.

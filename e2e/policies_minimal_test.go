@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/lab"
 	"github.com/stretchr/testify/require"
 )
 
@@ -49,12 +50,12 @@ func policyLines(t *testing.T, file string) (lines []policyLine) {
 }
 
 // isNamed waits for an event of the task "app" that names the line.
-func (p policyLine) isNamed(l *lab, alloc *harness.Alloc) {
-	l.t.Helper()
+func (p policyLine) isNamed(l *lab.Lab, alloc *harness.Alloc) {
+	l.T.Helper()
 	stanza := regexp.MustCompile(fmt.Sprintf(`path %q \{ capabilities = \[[^]]*%q`, strings.TrimSuffix(p.path, "*"), p.capability))
 	short := fmt.Sprintf("(policy needs %s on %s)", p.capability, p.path)
-	l.until("an event that names "+p.path, func() error {
-		events, err := alloc.Events(l.ctx, "app")
+	l.Until("an event that names "+p.path, func() error {
+		events, err := alloc.Events(l.Ctx, "app")
 		if err != nil {
 			return err
 		}
@@ -78,36 +79,36 @@ func TestExamplePoliciesAreMinimal(t *testing.T) {
 	require.NoError(t, err)
 	l := newOwnLab(t, harness.AgentOptions{
 		Name: "minimal", Placement: harness.InPlace, Vault: vault, Secrets: map[string]any{"lease_check_interval": "2s"},
-	}, testTimeout)
-	l.setUpExamples()
-	require.NoError(t, vault.PutKV2(l.ctx, "secret", "orders/tls", map[string]any{"cert": "cert", "key": "key"}))
-	_, err = vault.Client().Logical().WriteWithContext(l.ctx, "database/config/mariadb", map[string]any{ // that of the harness's roles
+	}, lab.DefaultTimeout)
+	l.SetUpExamples()
+	require.NoError(t, vault.PutKV2(l.Ctx, "secret", "orders/tls", map[string]any{"cert": "cert", "key": "key"}))
+	_, err = vault.Client().Logical().WriteWithContext(l.Ctx, "database/config/mariadb", map[string]any{ // that of the harness's roles
 		"plugin_name": "mysql-database-plugin", "connection_url": "{{username}}:{{password}}@tcp(" + l.MariaDB.Addr + ")/",
 		"username": l.MariaDB.AdminUser, "password": l.MariaDB.AdminPassword, "allowed_roles": "*",
 	})
 	require.NoError(t, err)
-	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "orders-db", time.Hour, 2*time.Hour))
-	require.NoError(t, vault.DatabaseRole(l.ctx, "database", "brief", 15*time.Second, time.Hour))
+	require.NoError(t, vault.DatabaseRole(l.Ctx, "database", "orders-db", time.Hour, 2*time.Hour))
+	require.NoError(t, vault.DatabaseRole(l.Ctx, "database", "brief", 15*time.Second, time.Hour))
 
-	t.Run("declared", func(t *testing.T) { t.Parallel(); declaredAreMinimal(newLabOn(t, l.agent), t) })
-	t.Run("from_policies", func(t *testing.T) { t.Parallel(); grantedAreMinimal(newLabOn(t, l.agent), t) })
-	t.Run("default", func(t *testing.T) { t.Parallel(); defaultIsMinimal(newLabOn(t, l.agent), t) })
+	t.Run("declared", func(t *testing.T) { t.Parallel(); declaredAreMinimal(newLabOn(t, l.Agent), t) })
+	t.Run("from_policies", func(t *testing.T) { t.Parallel(); grantedAreMinimal(newLabOn(t, l.Agent), t) })
+	t.Run("default", func(t *testing.T) { t.Parallel(); defaultIsMinimal(newLabOn(t, l.Agent), t) })
 }
 
-// without has a role's only policy, of the same name, be without a line.
-func (l *lab) without(line policyLine, role string) {
-	l.t.Helper()
-	vault := l.agent.Vault()
-	require.NoError(l.t, vault.Policy(l.ctx, role, line.without))
-	require.NoError(l.t, vault.WorkloadRole(l.ctx, l.agent.AuthPath, role, harness.WorkloadRole{Policies: []string{role}, Period: 30 * time.Minute}))
+// removeLine has a role's only policy, of the same name, be without a line.
+func removeLine(l *lab.Lab, line policyLine, role string) {
+	l.T.Helper()
+	vault := l.Agent.Vault()
+	require.NoError(l.T, vault.Policy(l.Ctx, role, line.without))
+	require.NoError(l.T, vault.WorkloadRole(l.Ctx, l.Agent.AuthPath, role, harness.WorkloadRole{Policies: []string{role}, Period: 30 * time.Minute}))
 }
 
 // leasesEnd revokes all leases of a path, as somebody else: their tasks then rotate, and have old leases
 // to revoke.
-func (l *lab) leasesEnd(paths ...string) {
-	l.t.Helper()
+func leasesEnd(l *lab.Lab, paths ...string) {
+	l.T.Helper()
 	for _, path := range paths {
-		require.NoError(l.t, l.agent.Vault().Client().Sys().RevokePrefixWithContext(l.ctx, path))
+		require.NoError(l.T, l.Agent.Vault().Client().Sys().RevokePrefixWithContext(l.Ctx, path))
 	}
 }
 
@@ -120,11 +121,11 @@ func exampleNamed(t *testing.T, file, name string) string {
 }
 
 // tried waits until the start of a job's task has succeeded or failed.
-func (l *lab) tried(job *harness.Job) (alloc *harness.Alloc, runs bool) {
-	l.t.Helper()
-	alloc = l.alloc(job)
-	l.until("the start of "+job.ID, func() error {
-		state, err := alloc.State(l.ctx, "app")
+func tried(l *lab.Lab, job *harness.Job) (alloc *harness.Alloc, runs bool) {
+	l.T.Helper()
+	alloc = l.FirstAlloc(job)
+	l.Until("the start of "+job.ID, func() error {
+		state, err := alloc.State(l.Ctx, "app")
 		if err == nil && state.State == "pending" {
 			err = errors.New("it is pending")
 		}
@@ -137,9 +138,8 @@ func (l *lab) tried(job *harness.Job) (alloc *harness.Alloc, runs bool) {
 }
 
 // declaredAreMinimal runs all examples at once, each without each line of its policy.
-func declaredAreMinimal(l *lab, t *testing.T) {
-	files, err := filepath.Glob("../jobs/policies/*.hcl")
-	require.NoError(t, err)
+func declaredAreMinimal(l *lab.Lab, t *testing.T) {
+	files := exampleFiles(t, "../jobs/policies/*.hcl")
 	require.Len(t, files, len(examples), "policies, and what is known of jobs here")
 	type variant struct {
 		policyLine
@@ -150,27 +150,27 @@ func declaredAreMinimal(l *lab, t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".hcl")
 		for i, line := range policyLines(t, file) {
 			without := fmt.Sprintf("%s-without-%d", name, i)
-			l.without(line, without)
-			variants = append(variants, variant{line, l.submit(exampleNamed(t, "../jobs/"+name+".nomad.hcl", without))})
+			removeLine(l, line, without)
+			variants = append(variants, variant{line, l.Submit(exampleNamed(t, "../jobs/"+name+".nomad.hcl", without))})
 		}
 	}
 	for _, v := range variants {
 		t.Run(v.job.ID, func(t *testing.T) {
-			l := l.of(t)
-			alloc, runs := l.tried(v.job)
+			l := l.For(t)
+			alloc, runs := tried(l, v.job)
 			require.Equal(t, v.late(), runs, "whether it runs without %s", v.path)
 			if !runs {
 				v.isNamed(l, alloc)
-				require.NoError(t, v.job.Stop(l.ctx)) // or Nomad tries again and again
+				require.NoError(t, v.job.Stop(l.Ctx)) // or Nomad tries again and again
 			}
 		})
 	}
-	l.leasesEnd("database/creds/app", "database/creds/pg-app", "rabbitmq/creds/app", "aws/creds/user", "aws/sts/app")
+	leasesEnd(l, "database/creds/app", "database/creds/pg-app", "rabbitmq/creds/app", "aws/creds/user", "aws/sts/app")
 	for _, v := range variants {
 		if v.late() {
 			t.Run(v.job.ID+" rotates", func(t *testing.T) {
-				l := l.of(t)
-				v.isNamed(l, l.alloc(v.job))
+				l := l.For(t)
+				v.isNamed(l, l.FirstAlloc(v.job))
 			})
 		}
 	}
@@ -185,34 +185,34 @@ var ordersFiles = map[string][]string{
 
 // grantedAreMinimal is the same of the jobs that declare nothing. Without a line that grants a secret
 // they go without it: that there might have been one, nobody can know.
-func grantedAreMinimal(l *lab, t *testing.T) {
-	require.NoError(t, l.agent.Vault().RabbitMQRole(l.ctx, "rabbitmq", "orders-mq"))
+func grantedAreMinimal(l *lab.Lab, t *testing.T) {
+	require.NoError(t, l.Agent.Vault().RabbitMQRole(l.Ctx, "rabbitmq", "orders-mq"))
 	lines := policyLines(t, "../jobs/from_policies/orders.hcl")
 	jobs := make([]*harness.Job, len(lines))
 	for i, line := range lines {
 		driver := []string{"docker", "raw_exec"}[i%2]
 		without := fmt.Sprintf("orders-%s-without-%d", driver, i)
-		l.without(line, without)
+		removeLine(l, line, without)
 		hcl := exampleNamed(t, "../jobs/from_policies/"+driver+".nomad.hcl", without)
 		// As the operator would say for all.
-		jobs[i] = l.submit(strings.Replace(hcl, "config {", "config {\nfrom_policies = \"all\"\n", 1))
+		jobs[i] = l.Submit(strings.Replace(hcl, "config {", "config {\nfrom_policies = \"all\"\n", 1))
 	}
 	for i, line := range lines {
 		t.Run("without "+line.path, func(t *testing.T) {
-			l := l.of(t)
-			alloc, err := jobs[i].Running(l.ctx)
+			l := l.For(t)
+			alloc, err := jobs[i].Running(l.Ctx)
 			require.NoError(t, err)
 			for file, grantedBy := range ordersFiles {
 				_, err := os.Stat(filepath.Join(alloc.SecretsDir("app"), file))
 				require.Equal(t, slices.Contains(grantedBy, line.path), errors.Is(err, os.ErrNotExist), "whether %s is missing", file)
 			}
 			if line.late() {
-				l.leasesEnd("database/creds/orders-db")
+				leasesEnd(l, "database/creds/orders-db")
 			}
 			if line.late() || line.capability == "list" {
 				line.isNamed(l, alloc)
 			}
-			require.NoError(t, jobs[i].Stop(l.ctx))
+			require.NoError(t, jobs[i].Stop(l.Ctx))
 		})
 	}
 }
@@ -220,7 +220,7 @@ func grantedAreMinimal(l *lab, t *testing.T) {
 // defaultIsMinimal is the same of jobs/default-policy.hcl, for a job whose role goes without Vault's
 // policy `default`. Its token and its lease live briefly, so that each line is soon missed; and with all of
 // them nothing is.
-func defaultIsMinimal(l *lab, t *testing.T) {
+func defaultIsMinimal(l *lab.Lab, t *testing.T) {
 	own, err := os.ReadFile("../jobs/policies/raw_exec-database.hcl")
 	require.NoError(t, err)
 	lines := policyLines(t, "../jobs/default-policy.hcl")
@@ -228,11 +228,11 @@ func defaultIsMinimal(l *lab, t *testing.T) {
 	require.NoError(t, err)
 	brief := strings.NewReplacer("creds/app", "creds/brief", "config {", "config {\nfrom_policies = \"env\"\n")
 	run := func(name, policy string) *harness.Job {
-		require.NoError(t, l.agent.Vault().Policy(l.ctx, name, brief.Replace(string(own))+policy))
-		require.NoError(t, l.agent.Vault().WorkloadRole(l.ctx, l.agent.AuthPath, name, harness.WorkloadRole{
+		require.NoError(t, l.Agent.Vault().Policy(l.Ctx, name, brief.Replace(string(own))+policy))
+		require.NoError(t, l.Agent.Vault().WorkloadRole(l.Ctx, l.Agent.AuthPath, name, harness.WorkloadRole{
 			Policies: []string{name}, TTL: 15 * time.Second, MaxTTL: 30 * time.Second, Bare: true,
 		}))
-		return l.submit(brief.Replace(exampleNamed(t, "../jobs/raw_exec-database.nomad.hcl", name)))
+		return l.Submit(brief.Replace(exampleNamed(t, "../jobs/raw_exec-database.nomad.hcl", name)))
 	}
 	jobs := []*harness.Job{run("bare", string(all))}
 	for i, line := range lines {
@@ -240,19 +240,19 @@ func defaultIsMinimal(l *lab, t *testing.T) {
 	}
 	for i, line := range lines {
 		t.Run("without "+line.path, func(t *testing.T) {
-			l := l.of(t)
-			alloc, runs := l.tried(jobs[i+1])
+			l := l.For(t)
+			alloc, runs := tried(l, jobs[i+1])
 			require.Equal(t, line.path != "sys/internal/ui/resultant-acl", runs)
 			line.isNamed(l, alloc)
-			require.NoError(t, jobs[i+1].Stop(l.ctx))
+			require.NoError(t, jobs[i+1].Stop(l.Ctx))
 		})
 	}
 	t.Run("with all", func(t *testing.T) {
-		l := l.of(t)
-		alloc, err := jobs[0].Running(l.ctx)
+		l := l.For(t)
+		alloc, err := jobs[0].Running(l.Ctx)
 		require.NoError(t, err)
-		l.events(alloc, 2, "the token it was made under reached its maximum", "task restarted in place")
-		events, err := alloc.Events(l.ctx, "app")
+		l.Events(alloc, 2, "the token it was made under reached its maximum", "task restarted in place")
+		events, err := alloc.Events(l.Ctx, "app")
 		require.NoError(t, err)
 		require.NotContains(t, strings.Join(events, "\n"), "policy needs")
 	})

@@ -23,7 +23,7 @@ type Agent struct {
 	Addr     string // of the server's API, which is there also when the client is not
 	AuthPath string // of the Vault JWT auth method that trusts this agent
 	LogPath  string
-	// StateDir is where the plugin keeps its journal: a tmpfs.
+	// StateDir is the plugin's state_dir, which the plugin makes. It is on whatever file system the tests are on.
 	StateDir string
 
 	opts    AgentOptions
@@ -68,13 +68,22 @@ func newAgent(c *Cluster, opts AgentOptions) (a *Agent, err error) {
 		plugins:  make(map[string]string),
 		pause:    c.Images.Pause,
 	}
-	a.opts.Meta = map[string]string{"image": c.Images.App, "db_addr": c.MariaDB.Addr}
+	a.opts.Meta = map[string]string{"image": c.Images.App}
+	if c.MariaDB != nil { // a bare cluster has none
+		a.opts.Meta["db_addr"] = c.MariaDB.Addr
+	}
 	maps.Copy(a.opts.Meta, opts.Meta)
 	a.LogPath = filepath.Join(a.dir, "nomad.log")
 	if a.bin, err = server("nomad"); err != nil {
 		return nil, err
 	}
-	if a.StateDir, err = c.dir.tmpfs(name, "run"); err != nil {
+	a.StateDir = filepath.Join(a.dir, "run")
+	if opts.StateInMemory {
+		_, err = c.dir.tmpfs(name, "run")
+	} else {
+		_, err = c.dir.mkdir(name)
+	}
+	if err != nil {
 		return nil, err
 	}
 	// Nomad would make it 0700, and then raw_exec starts no task of another user.
@@ -207,7 +216,11 @@ func (a *Agent) ready(ctx context.Context) error {
 			return fmt.Errorf("plugin %s is not healthy: %+v", driver, d)
 		}
 		// Without this a plugin that did not load would leave us testing the built-in.
-		if attr := "driver." + driver + ".secrets"; node.Attributes[attr] == "" {
+		attr := "driver." + driver + ".secrets"
+		if address, given := a.opts.Secrets["address"]; given && address == nil { // then that one is left out
+			attr += ".wrapped_nomad"
+		}
+		if node.Attributes[attr] == "" {
 			return fmt.Errorf("no node attribute %s: the agent did not load the plugin", attr)
 		}
 	}
@@ -260,6 +273,9 @@ func (a *Agent) Driver(name string) string {
 
 // DataDir is Nomad's data_dir, where state.db and the allocations are.
 func (a *Agent) DataDir() string { return filepath.Join(a.dir, "data") }
+
+// JournalDir is where the plugin keeps what it has written about tasks, a directory for each driver.
+func (a *Agent) JournalDir() string { return filepath.Join(a.StateDir, "journal") }
 
 // PluginPID is the process of the plugin that serves "docker" or "raw_exec". The same program also
 // runs as executor and logger, which have arguments.

@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// Placement says under which names the plugin is installed (DESIGN 2).
+// Placement says under which names the plugin is installed.
 type Placement int
 
+// Where the plugin may be.
 const (
 	BuiltIn Placement = iota // not at all: Nomad's own drivers
 	InPlace                  // as docker and raw_exec
@@ -43,13 +44,19 @@ type AgentOptions struct {
 	// Secrets are attributes of the plugin's secrets block, over the harness's defaults; nil values
 	// take a default away.
 	Secrets map[string]any
+	// StateInMemory mounts a tmpfs for the plugin's state_dir.
+	StateInMemory bool
 	// JWTRole is the role of the secrets block's jwt; empty is DefaultWorkloadRole.
 	JWTRole string
 
 	// DanglingGrace turns the docker drivers' removal of containers that they do not know on, after
 	// this long. It is off unless set: agents of other tests share the Docker engine. Under Beside it
-	// stays off for the built-in driver, as it must (DESIGN 9).
+	// stays off for the built-in driver, as it must (docs/nomad.md).
 	DanglingGrace time.Duration
+
+	// Confined turns off what the docker drivers are else allowed, as an operator has it who does not trust
+	// jobs: volumes and privileged containers.
+	Confined bool
 
 	// SELinuxLabel is of the docker drivers' volumes. Any host takes it; one without SELinux does nothing with it.
 	SELinuxLabel string
@@ -165,18 +172,18 @@ func (a *Agent) driverConfig(driver string) string {
 		dangling = fmt.Sprintf("period = %q\n        creation_grace = %q", grace/2, grace)
 	}
 	return fmt.Sprintf(`    infra_image      = %q
-    allow_privileged = true
+    allow_privileged = %t
     volumes {
-      enabled      = true
-      selinuxlabel = %q
+      enabled      = %[2]t
+      selinuxlabel = %[3]q
     }
     gc {
       image = false # there is no registry to pull again from
       dangling_containers {
-        %s
+        %[4]s
       }
     }
-%s`, a.pause, a.opts.SELinuxLabel, dangling, block(a.opts.DockerHCL))
+%[5]s`, a.pause, !a.opts.Confined, a.opts.SELinuxLabel, dangling, block(a.opts.DockerHCL))
 }
 
 // secretsBlock is empty for a driver that is Nomad's own.

@@ -100,6 +100,19 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	return c, err
 }
 
+// StartVault starts a Vault alone, for tests of programs that need no Nomad.
+func StartVault(ctx context.Context) (_ *Cluster, err error) {
+	dir, err := newWorkDir()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{dir: dir, progress: func(string) {}}
+	if c.Vault, err = c.NewVault(ctx, "vault"); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
 // NewVault starts one more Vault, for tests that stop or seal it. It ends with the cluster.
 func (c *Cluster) NewVault(ctx context.Context, name string) (*Vault, error) {
 	v, err := startVault(ctx, c.dir.join(name))

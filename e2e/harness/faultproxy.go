@@ -66,13 +66,13 @@ func NewFaultProxy(conf *tls.Config, targets ...string) (*FaultProxy, error) {
 		}
 		p.targets = append(p.targets, u)
 	}
-	quiet := log.New(io.Discard, "", 0)
+	discard := log.New(io.Discard, "", 0)
 	p.forward = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(p.targets[int(p.turn.Add(1))%len(p.targets)])
 		},
 		Transport: &http.Transport{MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute},
-		ErrorLog:  quiet,
+		ErrorLog:  discard,
 	}
 	return p, p.Accept()
 }

@@ -105,11 +105,16 @@ func (i *Images) ID(ctx context.Context, name string) (string, error) {
 
 // make imports the layer as ref, unless that is there.
 func (i *Images) make(ctx context.Context, docker *client.Client, ref string, changes []string) error {
+	return importImage(ctx, docker, ref, i.layer, changes)
+}
+
+// importImage makes an image of one layer, unless there is one of this name.
+func importImage(ctx context.Context, docker *client.Client, ref string, layer []byte, changes []string) error {
 	if _, err := docker.ImageInspect(ctx, ref); err == nil {
 		return nil
 	}
 	out, err := docker.ImageImport(ctx,
-		image.ImportSource{Source: bytes.NewReader(i.layer), SourceName: "-"},
+		image.ImportSource{Source: bytes.NewReader(layer), SourceName: "-"},
 		ref, image.ImportOptions{Changes: changes})
 	if err != nil {
 		return fmt.Errorf("import image %s: %w", ref, err)
@@ -149,38 +154,67 @@ func imageLayer(ctx context.Context, busybox, testapp string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("busybox --list: %w", err)
 	}
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	add := func(h tar.Header, content []byte) {
-		h.Size = int64(len(content))
-		err = errors.Join(err, w.WriteHeader(&h))
-		_, werr := w.Write(content)
-		err = errors.Join(err, werr)
-	}
-	for _, dir := range []string{"bin", "etc", "proc", "sys", "dev", "root"} {
-		add(tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
-	}
-	for _, dir := range []string{"tmp", "run"} {
-		add(tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o1777}, nil)
-	}
+	l := newLayer()
+	l.dirs(0o755, "bin", "etc", "proc", "sys", "dev", "root")
+	l.dirs(0o1777, "tmp", "run")
 	for _, program := range []string{busybox, testapp} {
-		content, rerr := os.ReadFile(program)
-		if rerr != nil {
-			return nil, rerr
-		}
-		add(tar.Header{Typeflag: tar.TypeReg, Name: "bin/" + filepath.Base(program), Mode: 0o755}, content)
+		l.copy(program, "bin/"+filepath.Base(program))
 	}
 	for applet := range strings.FieldsSeq(string(applets)) {
 		if applet != "busybox" {
-			add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox"}, nil)
+			l.add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox"}, nil)
 		}
 	}
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, []byte(imagePasswd))
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, []byte(imageGroup))
-	if err := errors.Join(err, w.Close()); err != nil {
+	l.accounts()
+	return l.bytes()
+}
+
+// layer is a tar that is being made. Its first error is that of bytes.
+type layer struct {
+	buf bytes.Buffer
+	w   *tar.Writer
+	err error
+}
+
+func newLayer() *layer {
+	l := new(layer)
+	l.w = tar.NewWriter(&l.buf)
+	return l
+}
+
+func (l *layer) add(h tar.Header, content []byte) {
+	h.Size = int64(len(content))
+	if l.err == nil {
+		l.err = l.w.WriteHeader(&h)
+	}
+	if l.err == nil {
+		_, l.err = l.w.Write(content)
+	}
+}
+
+func (l *layer) dirs(mode int64, names ...string) {
+	for _, name := range names {
+		l.add(tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode}, nil)
+	}
+}
+
+// copy adds a program or a library of this machine.
+func (l *layer) copy(file, name string) {
+	content, err := os.ReadFile(file)
+	l.err = errors.Join(l.err, err)
+	l.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755}, content)
+}
+
+func (l *layer) accounts() {
+	l.add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, []byte(imagePasswd))
+	l.add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, []byte(imageGroup))
+}
+
+func (l *layer) bytes() ([]byte, error) {
+	if err := errors.Join(l.err, l.w.Close()); err != nil {
 		return nil, fmt.Errorf("image layer: %w", err)
 	}
-	return buf.Bytes(), nil
+	return l.buf.Bytes(), nil
 }
 
 // buildTestApp builds the program that tasks run, for images and for raw_exec, into dir.

@@ -18,8 +18,8 @@ type Job struct {
 }
 
 // Submit parses and registers a job as `nomad job run` does. The node's meta is there for jobs to
-// use: "${meta.image}" is the image with busybox and testapp, "${meta.db_addr}" is MariaDB. A
-// HCL variables of the job are set by vars. Under Beside, tasks of the drivers docker and raw_exec,
+// use: "${meta.image}" is the image with busybox and testapp, "${meta.db_addr}" is MariaDB. The
+// job's variables are set by vars. Under Beside, tasks of the drivers docker and raw_exec,
 // and constraints on their attributes, are turned to docker-secrets and raw_exec-secrets.
 func (a *Agent) Submit(ctx context.Context, hcl string, vars ...Var) (*Job, error) {
 	parsed, err := a.parse(hcl, vars)
@@ -31,8 +31,8 @@ func (a *Agent) Submit(ctx context.Context, hcl string, vars ...Var) (*Job, erro
 
 // SubmitAsIs is Submit, but leaves the drivers as the job has them: under Beside, docker and raw_exec
 // are Nomad's own.
-func (a *Agent) SubmitAsIs(ctx context.Context, hcl string) (*Job, error) {
-	parsed, err := a.parse(hcl, nil)
+func (a *Agent) SubmitAsIs(ctx context.Context, hcl string, vars ...Var) (*Job, error) {
+	parsed, err := a.parse(hcl, vars)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +54,9 @@ func (a *Agent) parse(hcl string, vars []Var) (*api.Job, error) {
 	}
 	return parsed, nil
 }
+
+// Job is one that was submitted otherwise, in the namespace default.
+func (a *Agent) Job(id string) *Job { return &Job{ID: id, Namespace: "default", agent: a} }
 
 // Var is a value for one of the job's variables.
 type Var struct {
@@ -201,7 +204,7 @@ func (j *Job) Stop(ctx context.Context) error {
 }
 
 func (j *Job) deregister(ctx context.Context) error {
-	// Not purged: a purged job takes its allocations out of stopped's sight.
+	// Not purged: a purged job takes its allocations out of stopped's reach.
 	_, _, err := j.agent.api.Jobs().Deregister(j.ID, false, (&api.WriteOptions{Namespace: j.Namespace}).WithContext(ctx))
 	return err
 }

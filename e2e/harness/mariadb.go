@@ -113,7 +113,11 @@ func (db *MariaDB) Exec(ctx context.Context, statement string) error {
 
 // Users are the users that Vault made and has not dropped: their names begin with v-.
 func (db *MariaDB) Users(ctx context.Context) ([]string, error) {
-	rows, err := db.admin.QueryContext(ctx, "SELECT user FROM mysql.user WHERE user LIKE 'v-%' ORDER BY user")
+	return usersOf(ctx, db.admin, "SELECT user FROM mysql.user WHERE user LIKE 'v-%' ORDER BY user")
+}
+
+func usersOf(ctx context.Context, db *sql.DB, query string) ([]string, error) {
+	rows, err := db.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}

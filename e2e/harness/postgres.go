@@ -125,20 +125,7 @@ func (p *Postgres) Exec(ctx context.Context, statement string) error {
 
 // Users are the users that Vault made and has not dropped: their names begin with v-.
 func (p *Postgres) Users(ctx context.Context) ([]string, error) {
-	rows, err := p.admin.QueryContext(ctx, "SELECT usename FROM pg_user WHERE usename LIKE 'v-%' ORDER BY 1")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var users []string
-	for rows.Next() {
-		var user string
-		if err := rows.Scan(&user); err != nil {
-			return nil, err
-		}
-		users = append(users, user)
-	}
-	return users, rows.Err()
+	return usersOf(ctx, p.admin, "SELECT usename FROM pg_user WHERE usename LIKE 'v-%' ORDER BY 1")
 }
 
 // CanLogin says whether the server lets user in. An error that is not a refusal counts as no.

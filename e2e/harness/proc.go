@@ -51,7 +51,7 @@ func (p *process) alive() error {
 	}
 	select {
 	case <-p.done:
-		return never(fmt.Errorf("%s ended by itself (%v); the end of %s:\n%s", p.name, p.err, p.log, tail(p.log, 20)))
+		return never(fmt.Errorf("%s ended by itself (%w); the end of %s:\n%s", p.name, p.err, p.log, tail(p.log, 20)))
 	default:
 		return nil
 	}

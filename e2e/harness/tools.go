@@ -63,7 +63,7 @@ func tool(name, debianPackage string) (string, error) {
 
 const cniPath = "/usr/lib/cni"
 
-// checkMachine says at once, and with the mend, what would otherwise fail obscurely much later.
+// checkMachine says at once, and with the remedy, what would otherwise fail obscurely much later.
 func checkMachine() error {
 	var errs []error
 	if os.Geteuid() != 0 {

@@ -33,13 +33,13 @@ func Until(ctx context.Context, what string, cond func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w (last: %v)", what, context.Cause(ctx), err)
+			return fmt.Errorf("waiting for %s: %w (last: %w)", what, context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}
 }
 
-// never wraps an error that waiting longer cannot mend, so that Until gives up at once.
+// never wraps an error that waiting longer does not help, so that Until gives up at once.
 func never(err error) error { return &stopWaiting{err} }
 
 type stopWaiting struct{ err error }

@@ -69,8 +69,7 @@ func (d *workDir) mkdir(elem ...string) (string, error) {
 	return path, os.MkdirAll(path, 0o755)
 }
 
-// tmpfs mounts one below the work directory: /run is not one everywhere, and the plugin's journal
-// must be on one.
+// tmpfs mounts one below the work directory.
 func (d *workDir) tmpfs(elem ...string) (string, error) {
 	path, err := d.mkdir(elem...)
 	if err != nil {
@@ -116,6 +115,9 @@ func wipe(dir string) error {
 	}
 	if err := unmountBelow(dir); err != nil {
 		return err
+	}
+	if left, err := mountsBelow(dir); err != nil || len(left) > 0 {
+		return errors.Join(fmt.Errorf("mounts are left: %q", left), err)
 	}
 	return os.RemoveAll(dir)
 }

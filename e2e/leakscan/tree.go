@@ -16,6 +16,7 @@ import (
 // Mounts says which file systems mounted below a tree's root belong to it.
 type Mounts int
 
+// Which mounts belong to a tree.
 const (
 	AllMounts Mounts = iota
 	NoTmpfs          // all but those in memory

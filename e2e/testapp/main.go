@@ -9,6 +9,8 @@
 //	                                       (or DIR/username, DIR/password, read anew each time)
 //	testapp pki DIR CERT KEY               read certificate and key below DIR over and over
 //	testapp serve DIR CERT KEY             serve TLS with them, read anew on each SIGHUP
+//	testapp takeover COMMAND DIR...        go after the FIFOs of others' launchers in these directories, to have
+//	                                       them run a shell's command (no start line; the counts as JSON)
 //
 // Flags before the subcommand hold for all: -exit-after and -exit-code to end by itself, -linger to
 // take time over SIGTERM (dblogin logs in meanwhile), -pidfile. Times are Unix milliseconds.
@@ -34,6 +36,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/hostile"
 )
 
 var (
@@ -52,6 +56,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
+	if flag.Arg(0) == "takeover" {
+		check(takeover(ctx, flag.Args()[1:]))
+		return
+	}
 	fmt.Printf("start pid=%d uid=%d env=%s began=%d\n", os.Getpid(), os.Getuid(), envHash(), began().UnixMilli())
 	if *pidfile != "" {
 		check(os.WriteFile(*pidfile, []byte(strconv.Itoa(os.Getpid())), 0o644))
@@ -94,6 +102,15 @@ func main() {
 func exit() {
 	fmt.Printf("exit code=%d\n", *exitCode)
 	os.Exit(*exitCode)
+}
+
+// takeover ends, too, when whoever reads its counts has gone.
+func takeover(ctx context.Context, args []string) error {
+	if len(args) < 2 {
+		return errors.New("usage: takeover COMMAND DIR, one or more")
+	}
+	a := &hostile.Attacker{Dirs: args[1:], Command: []string{"/bin/sh", "-c", args[0]}}
+	return a.Report(ctx, os.Stdout)
 }
 
 func until(ctx context.Context, args []string) {

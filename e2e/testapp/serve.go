@@ -11,7 +11,7 @@ import (
 )
 
 // serve shakes hands with whoever comes, by the pair that it has read at the start and reads anew on
-// each SIGHUP. It prints where it listens, each pair that it takes up, and each that does not match,
+// each SIGHUP. It prints where it listens, each pair that it reads, and each that does not match,
 // with which it goes on as before.
 func serve(ctx context.Context, hangup <-chan os.Signal, args []string) error {
 	if len(args) != 3 {

@@ -1,0 +1,290 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/lab"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	// stepBound is how long one kill and all that belongs to it may take.
+	stepBound = 150 * time.Second
+	// healBound is how long after a kill all tasks may take to be as they should be.
+	healBound = 60 * time.Second
+	// strayBound is how long a credential may outlive the kill that orphaned it (E2's exception).
+	strayBound = 40 * time.Second
+)
+
+// crashMatrix is one driver's tasks, its plugin's crash points, and what came of them.
+type crashMatrix struct {
+	*lab.Lab
+	driver string
+	mark   string // in the names of all that is this matrix's
+	plugin string // its file
+	dir    string // where crash points are asked for
+
+	tasks []*crashTask // that are to run
+	made  int
+	rows  []crashRow
+	lost  int // users that Vault made and has no lease of
+}
+
+type crashTask struct {
+	name     string
+	kind     crashKind
+	job      *harness.Job
+	alloc    *harness.Alloc
+	restarts uint64 // by Nomad, so far
+}
+
+// crashRow is what came of one kill.
+type crashRow struct {
+	phase     string
+	point     crashpoint.Point
+	healed    time.Duration
+	restarted []string // the tasks that Nomad restarted for it
+	strays    int      // credentials that were nobody's
+	strayFor  time.Duration
+	err       error
+}
+
+// installCrashtest replaces an agent's plugins by ones that die when asked to.
+func installCrashtest(t *testing.T, agent *harness.Agent) {
+	root, err := harness.RepoRoot()
+	require.NoError(t, err)
+	plugin := filepath.Join(t.TempDir(), "plugin")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "crashtest", "-o", plugin, "./cmd/plugin")
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+	for _, driver := range []string{"docker", "raw_exec"} {
+		require.NoError(t, agent.InstallPlugin(plugin, driver))
+		require.NoError(t, os.MkdirAll(filepath.Join(crashDir(agent, driver), "hit"), 0o755))
+	}
+	require.NoError(t, agent.Restart(t.Context()))
+}
+
+func crashDir(agent *harness.Agent, driver string) string {
+	return filepath.Join(filepath.Dir(agent.DataDir()), "plugins", driver+crashpoint.DirSuffix)
+}
+
+// newCrashMatrix makes a matrix with tasks of a driver. The mark, of five or six letters, is its own.
+func newCrashMatrix(t *testing.T, agent *harness.Agent, driver, mark string) *crashMatrix {
+	l := newLabOn(t, agent)
+	m := &crashMatrix{Lab: l, driver: driver, mark: mark, dir: crashDir(agent, driver)}
+	m.plugin = strings.TrimSuffix(m.dir, crashpoint.DirSuffix)
+	m.within(stepBound)
+	m.setUp()
+	return m
+}
+
+// within bounds the waits from here on.
+func (m *crashMatrix) within(bound time.Duration) {
+	ctx, cancel := context.WithTimeout(m.T.Context(), bound)
+	m.T.Cleanup(cancel)
+	m.Ctx = ctx
+}
+
+// start starts tasks that nothing happens to at their start.
+func (m *crashMatrix) start(kind crashKind, n int) {
+	m.within(stepBound)
+	var jobs []*harness.Job
+	for range n {
+		jobs = append(jobs, m.submit(m.nextName(), kind))
+	}
+	for _, job := range jobs {
+		m.add(job, kind)
+	}
+	require.NoError(m.T, m.healed(m.Ctx))
+}
+
+func (m *crashMatrix) nextName() string {
+	m.made++
+	return fmt.Sprintf("%s-%d", m.mark, m.made)
+}
+
+// add makes a job's task one of those that are to run.
+func (m *crashMatrix) add(job *harness.Job, kind crashKind) {
+	alloc, err := job.Running(m.Ctx)
+	require.NoError(m.T, err)
+	m.tasks = append(m.tasks, &crashTask{name: job.ID, kind: kind, job: job, alloc: alloc})
+}
+
+// atStart kills the plugin at a point in the start of a new task.
+func (m *crashMatrix) atStart(p crashpoint.Point, kind crashKind) {
+	phase := "start"
+	if kind == vaultBlock {
+		phase = "start, vault block"
+	}
+	name := m.nextName()
+	m.kill(phase, p, name, hadNoProcess(p), func() { m.add(m.submit(name, kind), kind) })
+}
+
+// whileRunning kills the plugin when the first task comes to a point.
+func (m *crashMatrix) whileRunning(phase string, points ...crashpoint.Point) {
+	for _, p := range points {
+		m.kill(phase, p, "", hadNoProcess(p), func() {})
+	}
+}
+
+// hadNoProcess says which tasks Nomad may restart after a kill at a point of a rotation.
+func hadNoProcess(p crashpoint.Point) func(task *crashTask, victim string) bool {
+	return func(task *crashTask, victim string) bool {
+		if task.name == victim {
+			// Without a process nobody writes to the log pipes: then only Nomad, who restarts the
+			// task, can bring its logs back (docs/nomad.md).
+			return p == crashpoint.OldStopped || p == crashpoint.OldDestroyed
+		}
+		return task.kind != slowLease // then it may have been without a process by chance
+	}
+}
+
+// atRecovery kills the plugin, and the one that comes after it, too. Nomad restarts a task whose
+// recovery failed.
+func (m *crashMatrix) atRecovery(points ...crashpoint.Point) {
+	for _, p := range points {
+		m.kill("recovery", p, "", func(*crashTask, string) bool { return true }, func() {
+			require.NoError(m.T, m.Agent.KillPlugin(m.driver))
+		})
+	}
+}
+
+// atEnd kills the plugin at a point in the end of a task.
+func (m *crashMatrix) atEnd(points ...crashpoint.Point) {
+	for _, p := range points {
+		last := m.tasks[len(m.tasks)-1]
+		m.tasks = m.tasks[:len(m.tasks)-1]
+		m.kill("end", p, last.name, hadNoProcess(p), func() {
+			require.NoError(m.T, last.job.Stop(m.Ctx))
+			m.Until("nothing of "+last.name+" to be left", func() error { return m.left(last) })
+		})
+	}
+}
+
+// kill asks for the plugin's death at a point, provokes it, and waits until all is well again.
+func (m *crashMatrix) kill(phase string, p crashpoint.Point, task string, mayRestart func(task *crashTask, victim string) bool, provoke func()) {
+	m.T.Helper()
+	m.within(stepBound)
+	asked := string(p)
+	if task != "" {
+		asked += "@" + task
+	}
+	require.NoError(m.T, os.WriteFile(filepath.Join(m.dir, asked), nil, 0o600))
+	provoke()
+	var hit string
+	m.Until(fmt.Sprintf("a death at %s (%s)", p, phase), func() error {
+		found, _ := filepath.Glob(filepath.Join(m.dir, "hit", "*"))
+		if len(found) == 0 {
+			return errors.New("the point was not reached")
+		}
+		hit = found[0]
+		return nil
+	})
+	info, err := os.Lstat(hit)
+	require.NoError(m.T, err)
+	require.NoError(m.T, os.Remove(hit))
+	died := inodeChanged(info)
+	_, victim, _ := strings.Cut(filepath.Base(hit), "@")
+
+	row := crashRow{phase: phase, point: p}
+	ctx, cancel := context.WithTimeout(m.Ctx, healBound)
+	defer cancel()
+	row.err = m.healed(ctx)
+	row.healed = time.Since(died)
+	for _, task := range m.tasks {
+		n, err := task.alloc.Restarts(m.Ctx, task.name)
+		require.NoError(m.T, err)
+		if n == task.restarts {
+			continue
+		}
+		row.restarted = append(row.restarted, task.name)
+		task.restarts = n
+		if mayRestart == nil || !mayRestart(task, victim) {
+			row.err = errors.Join(row.err, fmt.Errorf("Nomad restarted %s (the plugin died for %s)", task.name, victim))
+		}
+	}
+	row.strays, err = m.strays(m.Ctx)
+	row.err = errors.Join(row.err, err)
+	row.strayFor = time.Since(died)
+	m.rows = append(m.rows, row)
+	if row.err != nil {
+		m.T.Errorf("%s: killed at %s: %v", phase, p, row.err)
+		require.NoError(m.T, m.healed(m.Ctx)) // there is no going on from here
+	}
+}
+
+// points are those that the plugin was killed at.
+func (m *crashMatrix) points() (all []crashpoint.Point) {
+	for _, r := range m.rows {
+		all = append(all, r.point)
+	}
+	return all
+}
+
+// finish stops all tasks, and looks for what is left.
+func (m *crashMatrix) finish() {
+	m.within(stepBound)
+	for _, task := range m.tasks {
+		refused, err := task.alloc.Lines(task.name, "refused ")
+		require.NoError(m.T, err)
+		if len(refused) > 0 {
+			m.T.Errorf("task %s was refused %d times: %s", task.name, len(refused), refused[0])
+		}
+	}
+	m.StopJobs()
+	for _, task := range m.tasks {
+		m.Until("nothing of "+task.name+" to be left", func() error { return m.left(task) })
+	}
+	m.tasks = nil
+	m.Until("no helper process to be left", func() error {
+		for _, p := range readHostProcs() {
+			if len(p.args) > 1 && p.args[0] == m.plugin {
+				return fmt.Errorf("process %d: %s", p.pid, p.args)
+			}
+		}
+		return nil
+	})
+	m.Until("an empty journal", func() error {
+		for _, pattern := range []string{"*/*", ".owed/*", ".owed/.*"} {
+			found, _ := filepath.Glob(filepath.Join(m.Agent.JournalDir(), m.driver, pattern))
+			if found = slices.DeleteFunc(found, func(f string) bool { return filepath.Base(f) == ".owed" }); len(found) > 0 {
+				return fmt.Errorf("there is %s", found)
+			}
+		}
+		return nil
+	})
+	m.Until("no lease", func() error {
+		for _, role := range []string{"slow", "fast"} {
+			if leases, err := m.Vault.Leases(m.Ctx, m.mark+"/creds/"+m.mark+role); err != nil || len(leases) > 0 {
+				return fmt.Errorf("%v, %w", leases, err)
+			}
+		}
+		return nil
+	})
+
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "phase\tkilled when\tall well after\trestarted by Nomad\torphaned credentials\tthe last died after")
+	for _, r := range m.rows {
+		strays, died := "none", ""
+		if r.strays > 0 {
+			strays, died = fmt.Sprint(r.strays), r.strayFor.Round(100*time.Millisecond).String()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%v\t%d\t%s\t%s\n", r.phase, r.point, r.healed.Round(100*time.Millisecond), len(r.restarted), strays, died)
+	}
+	w.Flush()
+	m.T.Logf("%s: %d kills, %d users lost by Vault\n%s", m.driver, len(m.rows), m.lost, table.String())
+}

@@ -1,0 +1,3 @@
+path "secret/data/tls/acme-web" {
+  capabilities = ["read"]
+}

@@ -1,0 +1,3 @@
+path "pki/sign/web" {
+  capabilities = ["update"]
+}
