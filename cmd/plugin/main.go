@@ -1,5 +1,6 @@
 // nomad-driver-secrets is a Nomad task driver: Nomad's own docker or raw_exec driver, with a
-// secrets lifecycle around it. Its file name says which: see the README.
+// secrets lifecycle around it. Its file name says which: see the README. Started by anybody but Nomad it
+// is the operator's commands.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
@@ -20,8 +22,9 @@ func main() {
 	if driver.ServeHelper(os.Args) {
 		return
 	}
-	if len(os.Args) > 1 && os.Args[1] == "volume-driver" {
-		os.Exit(volumeDriver(os.Args[2:]))
+	// What Nomad starts as a plugin has this in its environment (go-plugin's handshake).
+	if os.Getenv(base.Handshake.MagicCookieKey) != base.Handshake.MagicCookieValue {
+		os.Exit(runCommand(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	if err := serve(os.Args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, err)

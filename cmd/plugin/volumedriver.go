@@ -95,23 +95,29 @@ func parseVolumeOptions(args []string, out io.Writer) (volumeOptions, error) {
 	return o, o.credentials.Check()
 }
 
-// volumeDriver is the command. It gives the exit status: 0, 1 for an error, 2 for wrong usage.
-func volumeDriver(args []string) int {
-	o, err := parseVolumeOptions(args, os.Stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err == nil:
+type volumeDriverCommand struct{ stderr io.Writer }
+
+func (volumeDriverCommand) Synopsis() string { return "Serve secrets to Docker as volumes" }
+
+func (volumeDriverCommand) Help() string {
+	var help strings.Builder
+	_, _ = parseVolumeOptions([]string{"-h"}, &help)
+	return strings.TrimSpace(help.String())
+}
+
+func (c volumeDriverCommand) Run(args []string) int {
+	o, err := parseVolumeOptions(args, io.Discard)
+	if err == nil {
 		var allow volumes.Allow
 		if allow, err = volumes.ParseAllow(o.allow); err == nil {
 			if err = serveVolumes(o, allow); err == nil {
 				return 0
 			}
-			fmt.Fprintln(os.Stderr, "volume-driver:", err)
+			_, _ = fmt.Fprintln(c.stderr, "volume-driver:", err)
 			return 1
 		}
 	}
-	fmt.Fprintf(os.Stderr, "volume-driver: %v\nRun it with -h for help.\n", err)
+	_, _ = fmt.Fprintf(c.stderr, "volume-driver: %v\nRun it with -h for help.\n", err)
 	return 2
 }
 

@@ -34,5 +34,5 @@ func TestVolumeDriverOptions(t *testing.T) {
 	_, err = parseVolumeOptions([]string{"-h"}, &help)
 	must.True(t, errors.Is(err, flag.ErrHelp))
 	must.StrContains(t, help.String(), "docker run --rm --volume-driver secrets")
-	must.Eq(t, 2, volumeDriver([]string{"-address", "http://v:8200", "-token-file", "/t"})) // no -allow
+	must.Eq(t, 2, runCommand([]string{"volume-driver", "-address", "http://v:8200", "-token-file", "/t"}, io.Discard, io.Discard)) // no -allow
 }

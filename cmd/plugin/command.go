@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/cli"
+)
+
+const name = "nomad-driver-secrets"
+
+// commandTable is every command by its name. A command's Run gives its exit status: 0; 1 when what it looks for is wrong or its work
+// failed (a warning does not count); 2 for wrong usage.
+func commandTable(stdout, stderr io.Writer) map[string]cli.CommandFactory {
+	table := map[string]cli.CommandFactory{}
+	for name, command := range map[string]cli.Command{
+		"version":       versionCommand{stdout, stderr},
+		"volume-driver": volumeDriverCommand{stderr},
+	} {
+		table[name] = func() (cli.Command, error) { return command, nil }
+	}
+	return table
+}
+
+// runCommand runs what the arguments (without the program's name) name, and gives its exit status. Without a name, or with help, it lists the commands.
+func runCommand(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		args = []string{"-h"}
+	}
+	if args[0] == "help" {
+		args = append(args[1:], "-h")
+	}
+	table := commandTable(stdout, stderr)
+	c := &cli.CLI{
+		Name: name, Args: args, Commands: table, HelpFunc: cli.BasicHelpFunc(name),
+		HelpWriter: stdout, ErrorWriter: stderr,
+	}
+	status, err := c.Run()
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, err)
+		return 2
+	}
+	if status == 127 { // cli's own, for a command that is not there
+		return 2
+	}
+	return status
+}

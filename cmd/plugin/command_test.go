@@ -1,0 +1,35 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/shoenig/test/must"
+)
+
+func TestCommands(t *testing.T) {
+	for _, tc := range []struct {
+		args   string
+		status int
+		stdout string
+		stderr string
+	}{
+		{"", 0, "volume-driver", ""},
+		{"help", 0, "version", ""},
+		{"-h", 0, "version", ""},
+		{"help version", 0, "Usage: nomad-driver-secrets version", ""},
+		{"volume-driver -h", 0, "docker run --rm --volume-driver secrets", ""},
+		{"version", 0, "with the drivers of Nomad ", ""},
+		{"version -json", 0, `{"version":"`, ""},
+		{"version more", 2, "", "Usage: nomad-driver-secrets version"},
+		{"version -nonsense", 2, "", "Usage: nomad-driver-secrets version"},
+		{"nonsense", 2, "", "volume-driver"},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			var stdout, stderr strings.Builder
+			must.Eq(t, tc.status, runCommand(strings.Fields(tc.args), &stdout, &stderr))
+			must.StrContains(t, stdout.String(), tc.stdout)
+			must.StrContains(t, stderr.String(), tc.stderr)
+		})
+	}
+}
