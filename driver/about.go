@@ -30,6 +30,8 @@ type wrapped struct {
 	// name is the inner driver's own, in its fingerprint's attributes and its errors.
 	name string
 	open func(context.Context, hclog.Logger) drivers.DriverPlugin
+	// taskSchema is the inner driver's, which no instance is needed for.
+	taskSchema func() (*hclspec.Spec, error)
 	// serve gives a driver exactly the optional methods of the inner one.
 	serve func(*Driver) Plugin
 	// inContainer: its tasks have a file system of their own.
@@ -89,7 +91,7 @@ func New(ctx context.Context, path string, log hclog.Logger) (Plugin, error) {
 	name := filepath.Base(path)
 	w, ok := served[name]
 	if !ok {
-		return nil, fmt.Errorf("a plugin file named %q does not say what to wrap: name it one of %s", name, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("a plugin file named %q does not say what to wrap: name it one of %s, and its plugin block likewise", name, strings.Join(Names(), ", "))
 	}
 	return w.serve(newDriver(ctx, name, w, log)), nil
 }

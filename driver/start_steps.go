@@ -64,13 +64,8 @@ func (st *start) stepsWith() []steps.Step {
 
 // compile checks the job's words (S4, S5). Nothing has been asked of any server, and nothing touched.
 func (st *start) compile(context.Context) (err error) {
-	if err := refuseSharedDir(st.cfg); err != nil {
-		return err
-	}
-	if st.spec, err = secrets.Compile(st.ours, providerNames()...); err != nil {
-		return err
-	}
-	return st.spec.CheckLiveDirs(st.d.wrapped.inContainer)
+	st.spec, err = st.d.wrapped.compile(st.cfg, st.ours)
+	return err
 }
 
 func (st *start) openKeeper(context.Context) error {

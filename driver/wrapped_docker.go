@@ -16,6 +16,7 @@ import (
 var wrappedDocker = wrapped{
 	name:          "docker",
 	open:          docker.NewDockerDriver,
+	taskSchema:    new(docker.Driver).TaskConfigSchema,
 	serve:         func(d *Driver) Plugin { return &Docker{Driver: d} },
 	inContainer:   true,
 	runner:        func(d *Driver, exposeToken bool) runner { return d.newContainers(exposeToken) },

@@ -12,10 +12,11 @@ import (
 
 // wrappedRawExec is Nomad's raw_exec driver.
 var wrappedRawExec = wrapped{
-	name:   "raw_exec",
-	open:   rawexec.NewRawExecDriver,
-	serve:  func(d *Driver) Plugin { return &RawExec{Driver: d} },
-	runner: func(*Driver, bool) runner { return &processes{} },
+	name:       "raw_exec",
+	open:       rawexec.NewRawExecDriver,
+	taskSchema: new(rawexec.Driver).TaskConfigSchema,
+	serve:      func(d *Driver) Plugin { return &RawExec{Driver: d} },
+	runner:     func(*Driver, bool) runner { return &processes{} },
 	// Nomad refuses mounts for the built-in, but does not ask a plugin.
 	check: func(cfg *drivers.TaskConfig) error {
 		if len(cfg.Mounts) > 0 {

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
@@ -34,9 +36,11 @@ or a vault {} block`
 type identity struct {
 	source journal.TokenSource
 	role   string // identity only
-	mount  string // identity only
-	file   string // the token's or the JWT's, below dir; empty: the token came by environment
-	env    string // the task's VAULT_TOKEN
+	// byDefault: the job names no role, and this is the operator's.
+	byDefault bool
+	mount     string // identity only
+	file      string // the token's or the JWT's, below dir; empty: the token came by environment
+	env       string // the task's VAULT_TOKEN
 }
 
 // tokenState is one token of a session, and what is known of its end. All but tok.Value and tok.ID is
@@ -87,16 +91,43 @@ func (k *Keeper) identify(st Start, issuer *provider, namespace string) (*identi
 	case jwt != "" && here(jwt):
 		id := &identity{source: journal.FromIdentity, file: jwt, role: st.Spec.Role, mount: k.cfg.JWTMount}
 		if id.role == "" {
-			id.role = k.cfg.JWTRole
+			id.role, id.byDefault = k.cfg.JWTRole, true
 		}
 		return id, nil
 	case k.cfg.TokenFile != "":
 		return &identity{source: journal.FromNodeFile}, k.mayReadAsNode(issuer, st.Spec, namespace)
-	case st.Spec.IdentityFile != "":
+	}
+	if others := identitiesElsewhere(st.Task.Dir); len(others) > 0 && jwt != "" {
+		return nil, secrets.Errorf(secrets.Invalid, "the task's identity is looked for at %s, and there is none; there is %s: give that identity block filepath = %q", jwt, strings.Join(others, ", "), jwt)
+	}
+	if st.Spec.IdentityFile != "" {
 		return nil, secrets.Errorf(secrets.Invalid, "identity_file %s is not in the task directory; %s", jwt, howToIdentify)
 	}
 	return nil, secrets.Errorf(secrets.Invalid, "%s", howToIdentify)
 }
+
+// maxElsewhere bounds what an error names of a directory that the task can write to.
+const maxElsewhere = 3
+
+// identitiesElsewhere are JWTs of Nomad's in a task's directory, where the job has put them or where they are without a
+// filepath. Only their names are looked at.
+func identitiesElsewhere(taskDir string) (found []string) {
+	for _, pattern := range []string{"private/*.jwt", "secrets/nomad_*.jwt"} {
+		all, err := filepath.Glob(filepath.Join(globEscape.Replace(taskDir), pattern))
+		if err != nil {
+			continue
+		}
+		for _, path := range all {
+			if len(found) < maxElsewhere {
+				found = append(found, strconv.Quote(filepath.Join(filepath.Base(filepath.Dir(path)), secrets.Cut(filepath.Base(path), 80))))
+			}
+		}
+	}
+	return found
+}
+
+// globEscape makes a directory's name stand for itself in a pattern.
+var globEscape = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
 
 // ours reports whether the tokens are our own, to be renewed and revoked.
 func (id *identity) ours() bool { return id.source == journal.FromIdentity }
@@ -115,6 +146,14 @@ func (id *identity) describe() string {
 		return fmt.Sprintf("the task's identity (role %s)", id.role)
 	}
 	return "the node's token"
+}
+
+// describeRole says where a role comes from that the job does not name.
+func (id *identity) describeRole() string {
+	if id.byDefault {
+		return "role " + id.role + ", the default, as the job names none"
+	}
+	return "role " + id.role
 }
 
 // readToken gives the token that somebody else keeps for us: Nomad, or the operator. It makes no
@@ -175,7 +214,7 @@ func (s *Session) logIn(ctx context.Context) (*tokenState, error) {
 			// Nomad renews the file, once its own servers are back (S2).
 			return nil, secrets.Errorf(secrets.Outage, "log in with the task's identity, which has expired and Nomad has not renewed yet: %w", err)
 		}
-		return nil, fmt.Errorf("log in with the task's identity (role %s): %w", id.role, err)
+		return nil, fmt.Errorf("log in with the task's identity (%s): %w", id.describeRole(), err)
 	}
 	tok.ID, tok.Server = s.k.tokenID(tok.Value), s.tokens.server()
 	crashpoint.Reached(crashpoint.LoginAnswered, s.task.Name)

@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"encoding/base64"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -326,4 +328,34 @@ func TestNodeMayRead(t *testing.T) {
 	}
 	allowed, pinned := nodeMayRead([]string{"*", "secret/*"}, "secret/x")
 	require.True(t, allowed && pinned)
+}
+
+// An identity that is not where it is looked for is named with the place where it is, and what to change.
+func TestIdentityElsewhere(t *testing.T) {
+	for file, want := range map[string]string{
+		"secrets/nomad_vault.jwt": `the task's identity is looked for at private/vault.jwt, and there is none; there is "secrets/nomad_vault.jwt": give that identity block filepath = "private/vault.jwt"`,
+		"private/other.jwt":       `there is "private/other.jwt"`,
+		"private/other":           "the task has no identity to read secrets with: add to it",
+	} {
+		t.Run(file, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				withApp(w, "one")
+				w.remove("private/vault.jwt")
+				require.NoError(t, os.MkdirAll(filepath.Join(w.taskDir, "secrets"), 0o700))
+				w.write(file, "x")
+				_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"app": app("")}), w.host)
+				require.ErrorContains(t, err, want)
+			})
+		})
+	}
+}
+
+// A login that is refused says that the role is not the job's own choice.
+func TestDefaultRoleIsSaid(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withApp(w, "one")
+		w.vault.with(func() { w.vault.fail["login"] = secrets.Errorf(secrets.Invalid, "no such role") })
+		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"app": app("")}), w.host)
+		require.ErrorContains(t, err, "log in with the task's identity (role nomad-workloads, the default, as the job names none): no such role")
+	})
 }

@@ -42,11 +42,7 @@ type compiler struct {
 
 // badf notes a problem at a place, such as `secret "db"`.
 func (k *compiler) badf(place, format string, args ...any) {
-	msg := fmt.Sprintf(format, args...)
-	if place != "" {
-		msg = place + ": " + msg
-	}
-	k.problems.add(errors.New(msg))
+	k.problems.add(newProblem(place, fmt.Sprintf(format, args...)))
 }
 
 func (k *compiler) err() error {

@@ -78,9 +78,9 @@ func (s *Spec) CheckLiveDirs(inContainer bool) error {
 		switch {
 		case sec.Live == nil || path.IsAbs(sec.Live.Path) == inContainer:
 		case inContainer:
-			found.add(fmt.Errorf("secret %q: live_dir %q: not an absolute path; with this driver it is a directory in the container, such as %q", sec.Name, sec.Live.Path, "/run/app"))
+			found.add(newProblem(placeOf(sec), fmt.Sprintf("live_dir %q: not an absolute path; with this driver it is a directory in the container, such as %q", sec.Live.Path, "/run/app")))
 		default:
-			found.add(fmt.Errorf("secret %q: live_dir %q: an absolute path; with this driver it is a path below the secrets directory, such as %q", sec.Name, sec.Live.Path, "live/app"))
+			found.add(newProblem(placeOf(sec), fmt.Sprintf("live_dir %q: an absolute path; with this driver it is a path below the secrets directory, such as %q", sec.Live.Path, "live/app")))
 		}
 	}
 	if err := found.join(); err != nil {

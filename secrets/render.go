@@ -164,7 +164,11 @@ func (r *renderer) named(s Secret, fields Fields) {
 	for _, f := range s.Files {
 		r.file(fmt.Sprintf("%s: file %q", place, f.Path), f, func() (Value, error) {
 			if f.Template != "" {
-				return withNames(func() ([]string, int) { return fields.firstNames(), fields.Len() })(r.templates.render(f.Template, fields.Map))
+				v, err := withNames(func() ([]string, int) { return fields.firstNames(), fields.Len() })(r.templates.render(f.Template, fields.Map))
+				if KindOf(err) == NotFound && strings.Contains(f.Template, "."+s.Name+".") {
+					err = fmt.Errorf("%w; in a secret's own file fields go without the secret's name", err)
+				}
+				return v, err
 			}
 			v, err := fieldOf(fields, f.Field)
 			if err != nil || !f.Base64 {

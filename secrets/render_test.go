@@ -110,6 +110,7 @@ func TestRenderRefuses(t *testing.T) {
 		"no fields":         {`{}`, env("A", "a"), `secret "db": env A: no field "a"; there are no fields at all`, NotFound},
 		"file's field":      {`{"b":"hunter2"}`, file(FileConfig{Field: "a"}), `secret "db": file "f": no field "a"; there are: b`, NotFound},
 		"template's field":  {`{"b":"hunter2"}`, file(FileConfig{Template: "\n{{ .a }}"}), `secret "db": file "f": template line 2 <.a>: no field "a"; there are: b`, NotFound},
+		"its own name":      {`{"b":"hunter2"}`, file(FileConfig{Template: "{{ .db.b }}"}), `secret "db": file "f": template line 1 <.db.b>: no field "db"; there are: b; in a secret's own file fields go without the secret's name`, NotFound},
 		"null":              {`{"a":null}`, env("A", "a"), `secret "db": env A: field "a" is null`, Invalid},
 		"null file":         {`{"a":null}`, file(FileConfig{Field: "a"}), `secret "db": file "f": field "a" is null`, Invalid},
 		"null in template":  {`{"a":null}`, file(FileConfig{Template: "{{ .a }}"}), `secret "db": file "f": template line 1: the value is null`, Invalid},

@@ -3,6 +3,7 @@ package secrets
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -68,6 +69,9 @@ func listOf(first []string, all int, sep string) string {
 	return b.String()
 }
 
+// errMore stands for the problems that were not kept.
+var errMore = errors.New("there is more that is wrong: it shows once this is repaired")
+
 // problems are what is wrong with one task: the first of them are kept. The zero value has none.
 type problems struct {
 	kept []error
@@ -108,7 +112,11 @@ func (p *problems) join() error {
 	if p.more || told < len(p.kept) {
 		b.WriteString(andMore)
 	}
-	return &shortError{b.String(), errors.Join(p.kept...)}
+	all := p.kept
+	if p.more {
+		all = append(slices.Clone(all), errMore)
+	}
+	return &shortError{b.String(), errors.Join(all...)}
 }
 
 // FormatSize is a number of bytes in KiB or MiB, rounded up.

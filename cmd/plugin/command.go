@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/hashicorp/cli"
 )
@@ -14,6 +15,8 @@ const name = "nomad-driver-secrets"
 func commandTable(stdout, stderr io.Writer) map[string]cli.CommandFactory {
 	table := map[string]cli.CommandFactory{}
 	for name, command := range map[string]cli.Command{
+		"check":         checkCommand{os.Stdin, stdout, stderr},
+		"policy":        policyCommand{os.Stdin, stdout, stderr},
 		"version":       versionCommand{stdout, stderr},
 		"volume-driver": volumeDriverCommand{stderr},
 	} {

@@ -5,7 +5,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -27,9 +27,15 @@ func main() {
 		os.Exit(runCommand(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	if err := serve(os.Args[0]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		logFailure(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// logFailure tells the agent why its plugin ends. Nomad itself says only that the plugin may not be for this architecture; a
+// line of hclog's JSON gets into the agent's log at its level.
+func logFailure(stderr io.Writer, err error) {
+	hclog.New(&hclog.LoggerOptions{Name: name, JSONFormat: true, Output: stderr}).Error("the plugin cannot be served", "error", err)
 }
 
 // surviveBrokenStderr keeps the process alive when what it logs finds no reader: an agent that was

@@ -121,7 +121,14 @@ func (e request) policy() string {
 	if e.capabilities == "" {
 		return e.hint
 	}
-	text := "a policy of the task's token needs: " + e.stanza(e.path)
+	// To grant a path that nothing is at would not help.
+	typo := ""
+	if first, _, _ := strings.Cut(e.path, "/"); !secrets.IsServersOwn(first) {
+		if typo = mistyped(e.mount, e.path, e.capabilities != `"read"`); typo != "" {
+			typo += " If not, "
+		}
+	}
+	text := typo + "a policy of the task's token needs: " + e.stanza(e.path)
 	// Without any right on a mount its type is unknown: on KV version 2 the path is another.
 	if first, rest, ok := strings.Cut(e.path, "/"); ok && !e.mount.known() && e.capabilities == `"read"` && !strings.HasPrefix(rest, "data/") {
 		text += " (if " + first + "/ is a KV version 2: " + e.stanza(first+"/data/"+rest) + ")"

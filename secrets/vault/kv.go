@@ -106,6 +106,9 @@ func route(tok secrets.Token, req secrets.Request, m mount, refused bool) (call,
 	if m.isKV() && req.Path+"/" == m.path {
 		return call{}, secrets.Errorf(secrets.Invalid, "%s: an engine is mounted there; give the path of a secret on it", c.operation)
 	}
+	if takesParams(m, req.Path) {
+		return call{}, secrets.Errorf(secrets.Invalid, "%s: not sent: the engine %q answers there only to a request with parameters; give the secret `params`, such as params = { common_name = \"web.example.com\" } for a certificate", c.operation, m.typ)
+	}
 	if m.typ == "totp" && strings.HasPrefix(req.Path, m.path+"code/") {
 		return call{}, secrets.Errorf(secrets.Invalid, "%s: a TOTP code is good for seconds, and would have ended when the task has it: let the task make codes of the key, from a KV secret", c.operation)
 	}
@@ -127,6 +130,11 @@ func route(tok secrets.Token, req secrets.Request, m mount, refused bool) (call,
 		}
 	}
 	return c, nil
+}
+
+// takesParams reports whether a read of path is always refused, for want of parameters. AWS has a default for its.
+func takesParams(m mount, path string) bool {
+	return m.typ != "aws" && m.path != "" && roleBelow(strings.TrimPrefix(path, m.path), parameterPaths[m.typ]) != ""
 }
 
 // routeWrite makes the request of a secret with params. On a KV mount, and on one that may be, it

@@ -1,0 +1,340 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/jobfile"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
+)
+
+var update = flag.Bool("update", false, "write what is expected anew")
+
+// mounts are those that jobs/README.md sets up.
+var mounts = []vault.Mount{
+	{Path: "secret/", Type: "kv", V2: true}, {Path: "kv1/", Type: "kv"}, {Path: "database/", Type: "database"},
+	{Path: "rabbitmq/", Type: "rabbitmq"}, {Path: "pki/", Type: "pki"}, {Path: "ssh/", Type: "ssh"}, {Path: "aws/", Type: "aws"},
+}
+
+func parse(t *testing.T, name string, src []byte) *jobfile.File {
+	t.Helper()
+	file, problems := jobfile.Parse(name, src, jobfile.Options{})
+	must.SliceEmpty(t, problems)
+	return file
+}
+
+func options() Options { return Options{Mounts: mounts, AuthPath: "jwt-nomad"} }
+
+// granted reads a policy as Vault does, as far as it says which capabilities a path has.
+func granted(t *testing.T, policy string) map[string][]string {
+	t.Helper()
+	file, diags := hclsyntax.ParseConfig([]byte(policy), "policy", hcl.InitialPos)
+	must.False(t, diags.HasErrors(), must.Sprint(diags, policy))
+	all := map[string][]string{}
+	for _, b := range file.Body.(*hclsyntax.Body).Blocks {
+		must.Eq(t, "path", b.Type)
+		v, diags := b.Body.Attributes["capabilities"].Expr.Value(nil)
+		must.False(t, diags.HasErrors())
+		for _, c := range v.AsValueSlice() {
+			all[b.Labels[0]] = append(all[b.Labels[0]], c.AsString())
+		}
+		slices.Sort(all[b.Labels[0]])
+	}
+	return all
+}
+
+// The policies of jobs/policies are what policy writes, but for what a job's own program needs beside its secrets.
+func TestExamplePolicies(t *testing.T) {
+	programs := map[string]map[string][]string{
+		// The issuer reads and writes certificates with a second identity of its own (docs/acme.md).
+		"acme-issuer": {"secret/data/acme/*": {"create", "read", "update"}, "secret/data/tls/acme-web": {"create", "read", "update"}},
+	}
+	files, err := filepath.Glob("../../../jobs/*.nomad.hcl")
+	must.NoError(t, err)
+	must.SliceNotEmpty(t, files)
+	for _, path := range files {
+		name := strings.TrimSuffix(filepath.Base(path), ".nomad.hcl")
+		t.Run(name, func(t *testing.T) {
+			src, err := os.ReadFile(path)
+			must.NoError(t, err)
+			plan, err := Of(t.Context(), parse(t, path, src), options())
+			must.NoError(t, err)
+			must.Len(t, 1, plan.Roles)
+			must.Eq(t, name, plan.Roles[0].Name)
+			must.SliceEmpty(t, plan.Roles[0].Notes)
+			theirs, err := os.ReadFile("../../../jobs/policies/" + name + ".hcl")
+			must.NoError(t, err)
+			want := granted(t, string(theirs))
+			for path, capabilities := range programs[name] {
+				must.Eq(t, capabilities, want[path])
+				delete(want, path)
+			}
+			must.Eq(t, want, granted(t, plan.Roles[0].Policy()))
+		})
+	}
+}
+
+// golden compares with a file of testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		must.NoError(t, os.MkdirAll("testdata", 0o755))
+		must.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	must.NoError(t, err)
+	must.EqOp(t, string(want), got)
+}
+
+// several has two tasks with one role, one with none, one with another, and a Vault namespace.
+const several = `job "web shop" {
+  namespace = "shop"
+  group "app" {
+    task "app" {
+      driver = "docker"
+      identity {
+        name     = "vault"
+        aud      = ["vault.example.com"]
+        file     = true
+        filepath = "private/vault.jwt"
+      }
+      config {
+        image = "app:1"
+        role  = "web"
+        secret "db" {
+          path = "database/creds/app"
+          env  = { DB_USER = "username" }
+        }
+        secret "app" {
+          path  = "secret/app-1"
+          files = true
+        }
+      }
+    }
+    task "sidecar" {
+      driver = "docker"
+      config {
+        image = "app:1"
+        role  = "web"
+        secret "app" {
+          path  = "secret/app-1"
+          files = true
+        }
+        secret "tls" {
+          path   = "pki/issue/web"
+          params = { common_name = "x" }
+          files  = true
+        }
+      }
+    }
+    task "unnamed" {
+      driver = "raw_exec"
+      config {
+        command = "x"
+        secret "a" {
+          path  = "team kv/a"
+          files = true
+        }
+        secret "b" {
+          path  = "secret/${meta.team}/b"
+          files = true
+        }
+      }
+    }
+    task "vault" {
+      driver = "docker"
+      vault {
+        role = "legacy"
+      }
+      config {
+        image         = "app:1"
+        namespace     = "teams/a"
+        from_policies = "env"
+      }
+    }
+    task "plain" {
+      driver = "docker"
+      config {
+        image = "app:1"
+      }
+    }
+  }
+}
+`
+
+func TestGolden(t *testing.T) {
+	plan, err := Of(t.Context(), parse(t, "job", []byte(several)), options())
+	must.NoError(t, err)
+	must.True(t, plan.Incomplete)
+	var script, policies strings.Builder
+	must.NoError(t, plan.WriteScript(&script))
+	must.NoError(t, plan.WritePolicies(&policies))
+	golden(t, "several.sh", script.String())
+	golden(t, "several.hcl", policies.String())
+
+	one := options()
+	one.Task = "app/sidecar"
+	plan, err = Of(t.Context(), parse(t, "job", []byte(several)), one)
+	must.NoError(t, err)
+	must.Eq(t, map[string][]string{"secret/data/app-1": {"read"}, "pki/issue/web": {"update"}}, granted(t, plan.Roles[0].Policy()))
+	must.Eq(t, []string{"sidecar"}, plan.Roles[0].JWT.BoundClaims.Tasks)
+	one.Task = "none"
+	_, err = Of(t.Context(), parse(t, "job", []byte(several)), one)
+	must.ErrorContains(t, err, `no task "none"`)
+}
+
+// A shell runs the script, and vault gets each policy and role as it is.
+func TestScriptRuns(t *testing.T) {
+	plan, err := Of(t.Context(), parse(t, "job", []byte(several)), options())
+	must.NoError(t, err)
+	var script strings.Builder
+	must.NoError(t, plan.WriteScript(&script))
+	dir := t.TempDir()
+	fake := "#!/bin/sh\necho \"$@\" >>" + dir + "/calls\nn=$(wc -l <" + dir + "/calls)\ncat >" + dir + "/in.$n\n"
+	must.NoError(t, os.WriteFile(filepath.Join(dir, "vault"), []byte(fake), 0o755))
+	sh := exec.Command("sh")
+	sh.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
+	sh.Stdin = strings.NewReader(script.String())
+	out, err := sh.CombinedOutput()
+	must.NoError(t, err, must.Sprint(string(out)))
+	calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+	must.NoError(t, err)
+	must.EqOp(t, `policy write web -
+write auth/jwt-nomad/role/web -
+policy write web-shop-unnamed -
+write auth/jwt-nomad/role/web-shop-unnamed -
+policy write -namespace=teams/a legacy -
+write -namespace=teams/a auth/jwt-nomad/role/legacy -
+`, string(calls))
+	first, err := os.ReadFile(filepath.Join(dir, "in.1"))
+	must.NoError(t, err)
+	must.EqOp(t, plan.Roles[0].Policy(), string(first))
+	second, err := os.ReadFile(filepath.Join(dir, "in.2"))
+	must.NoError(t, err)
+	var role JWTRole
+	must.NoError(t, json.Unmarshal(second, &role))
+	must.Eq(t, plan.Roles[0].JWT, role)
+	must.Eq(t, claims{Namespace: "shop", JobID: "web shop", Tasks: []string{"app", "sidecar"}}, role.BoundClaims)
+	must.Eq(t, []string{"vault.example.com", "vault.io"}, role.BoundAudiences)
+
+	sh = exec.Command("sh")
+	must.NoError(t, os.WriteFile(filepath.Join(dir, "vault"), []byte("#!/bin/sh\nexit 3\n"), 0o755))
+	sh.Env, sh.Stdin = []string{"PATH=" + dir + ":" + os.Getenv("PATH")}, strings.NewReader(script.String())
+	must.Error(t, sh.Run(), must.Sprint("set -e"))
+}
+
+// What means something to a shell, to HCL or to Vault's patterns is refused.
+func TestNothingIsInjected(t *testing.T) {
+	job := func(id, role, namespace, path string) *jobfile.File {
+		quote := func(s string) string {
+			b, _ := json.Marshal(s)
+			return strings.NewReplacer("${", "$${", "%{", "%%{").Replace(string(b))
+		}
+		return parse(t, "job", []byte(`job `+quote(id)+` {
+  group "app" {
+    task "app" {
+      driver = "docker"
+      config {
+        image     = "x"
+        role      = `+quote(role)+`
+        namespace = `+quote(namespace)+`
+        secret "a" {
+          path  = `+quote(path)+`
+          files = true
+        }
+      }
+    }
+  }
+}`))
+	}
+	_, err := Of(t.Context(), job("web", "web", "team", "secret/a-1.x/y_z@b"), options())
+	must.NoError(t, err)
+	for _, bad := range []string{`a"b`, "a'b", "a$(id)", "a`id`", `a\b`, "a{{identity.entity.id}}", "a*", "+", "a;b", "a&b", "a|b", "a#b", "é", "-x"} {
+		for what, file := range map[string]*jobfile.File{
+			"role": job("web", bad, "", "secret/a"), "namespace": job("web", "web", bad, "secret/a"), "path": job("web", "web", "", "secret/x"+bad),
+		} {
+			if what == "path" && (bad == "-x") {
+				continue // in the midst of a path it is nothing
+			}
+			_, err := Of(t.Context(), file, options())
+			must.ErrorContains(t, err, "write it by hand", must.Sprintf("%s %q", what, bad))
+		}
+	}
+	bad := options()
+	bad.AuthPath = "jwt'; id; '"
+	_, err = Of(t.Context(), job("web", "web", "", "secret/a"), bad)
+	must.ErrorContains(t, err, "write it by hand")
+
+	// A job's own name goes into comments and JSON alone, and into a role's name without what is not for one.
+	plan, err := Of(t.Context(), job("x'\nPOLICY\nid", "", "", "secret/a"), options())
+	must.NoError(t, err)
+	var script strings.Builder
+	must.NoError(t, plan.WriteScript(&script))
+	must.StrNotContains(t, script.String(), "\nPOLICY\nid")
+	must.Eq(t, "x-POLICY-id", plan.Roles[0].Name)
+}
+
+// fakeServer knows one mount.
+type fakeServer struct{ vault.Mount }
+
+func (f fakeServer) MountOf(_ context.Context, _ secrets.Token, _, path string) (vault.Mount, bool, error) {
+	return f.Mount, strings.HasPrefix(path, f.Path), nil
+}
+
+// What the operator says of a mount counts, then what the server says; else it is guessed, and the policy says so.
+func TestMounts(t *testing.T) {
+	of := func(path string, o Options) Grant {
+		file := parse(t, "job", []byte(`job "web" {
+  group "app" {
+    task "app" {
+      driver = "docker"
+      config {
+        image = "x"
+        role  = "web"
+        secret "a" {
+          path  = "`+path+`"
+          files = true
+        }
+      }
+    }
+  }
+}`))
+		o.AuthPath = "jwt"
+		plan, err := Of(t.Context(), file, o)
+		must.NoError(t, err)
+		return plan.Roles[0].Grants[0]
+	}
+	server := Options{Server: fakeServer{vault.Mount{Path: "team/kv/", Type: "kv", V2: true}}}
+	must.Eq(t, "team/kv/data/a", of("team/kv/a", server).Path)
+	both := server
+	both.Mounts = []vault.Mount{{Path: "team/", Type: "kv"}}
+	must.Eq(t, "team/kv/a", of("team/kv/a", both).Path)
+	guess := of("other/kv/a", server)
+	must.Eq(t, "other/data/kv/a", guess.Path)
+	must.StrContains(t, guess.Note, "Guessed: other/ is a KV version 2. If it is not, say so: -mount other=kv1")
+	engine := of("db/creds/a", server)
+	must.Eq(t, "db/creds/a", engine.Path)
+	must.StrContains(t, engine.Note, "Guessed: at db/ is an engine that makes credentials")
+	must.StrContains(t, of("team/kv/a", server).Note, "the policy names team/kv/a as the API does")
+}
+
+// What a start would refuse has no policy.
+func TestBrokenJob(t *testing.T) {
+	_, err := Of(t.Context(), parse(t, "job", []byte(strings.Replace(several, `path = "database/creds/app"`, `path = "sys/x"`, 1))), options())
+	must.ErrorContains(t, err, `job:16: task "app": secret "db": path "sys/x"`)
+	_, err = Of(t.Context(), parse(t, "job", []byte(strings.Replace(several, `"pki/issue/web"`, `"secret/x"`, 1))), options())
+	must.ErrorContains(t, err, "`params` would overwrite the secret")
+}

@@ -1,0 +1,124 @@
+package vault
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+// Mount is a secrets engine, as the server tells of it or as somebody takes it to be.
+type Mount struct {
+	Path string // with a slash at the end
+	Type string // as the server has it; UnknownType
+	V2   bool   // KV version 2
+}
+
+// UnknownType is of an engine that is known to be no KV, and no more.
+const UnknownType = "unknown"
+
+// Grant is what a policy says of a path.
+type Grant struct {
+	Path         string
+	Capabilities []string
+}
+
+// Grants are the least rights that a request on a mount needs, with those for the lease that it may make; none: Vault's
+// policy `default` has them. What Vault's client would refuse to send is an error.
+func Grants(req secrets.Request, on Mount) ([]Grant, error) {
+	m := mount{path: on.Path, typ: on.Type, v2: on.V2}
+	c, err := route(secrets.Token{}, req, m, false)
+	if err != nil {
+		return nil, err
+	}
+	if m.typ == "cubbyhole" {
+		return nil, nil
+	}
+	need := Grant{c.path, []string{"read"}}
+	if req.Params != nil {
+		need.Capabilities = []string{"update"}
+	}
+	all := []Grant{need}
+	if lends(m, req.Path) {
+		all = append(all, Grant{"sys/leases/revoke", []string{"update"}})
+	}
+	return all, nil
+}
+
+// lends reports whether what is at path comes with a lease.
+func lends(m mount, path string) bool {
+	dirs := credentialPaths[m.typ]
+	switch m.typ {
+	case UnknownType:
+		dirs = []string{"creds/", "sts/"}
+	case "aws":
+		dirs = []string{"creds/", "sts/"}
+	case "kubernetes":
+		dirs = parameterPaths[m.typ]
+	}
+	return roleBelow(strings.TrimPrefix(path, m.path), dirs) != ""
+}
+
+// credentialNames are the second elements of paths by which engines that make credentials are known, without a server to ask.
+var credentialNames = []string{"creds", "static-creds", "static-cred", "sts"}
+
+// GuessMount is what the mount of a path is, as far as the path itself tells: its first element, and version 2 of KV
+// unless the path is one of an engine that makes credentials.
+func GuessMount(req secrets.Request) Mount {
+	s := secrets.Segments(req.Path)
+	if len(s) == 0 {
+		return Mount{}
+	}
+	m := Mount{Path: s[0] + "/"}
+	switch {
+	case s[0] == "cubbyhole":
+		m.Type = "cubbyhole"
+	case req.Params != nil, len(s) > 2 && slices.Contains(credentialNames, s[1]):
+		m.Type = UnknownType
+	default:
+		m.Type, m.V2 = "kv", true
+	}
+	return m
+}
+
+// Mistyped says what a path is likely meant to be, going by its mount or, where that is the zero Mount, by the path alone;
+// empty: nothing is wrong with it.
+func Mistyped(req secrets.Request, on Mount) string {
+	return mistyped(mount{path: on.Path, typ: on.Type, v2: on.V2}, req.Path, req.Params != nil)
+}
+
+// mistyped is Mistyped with what is known of the mount.
+func mistyped(m mount, path string, write bool) string {
+	rel := strings.TrimPrefix(path, m.path)
+	if !m.known() {
+		_, rel, _ = strings.Cut(path, "/")
+	}
+	dir, role, below := strings.Cut(rel, "/")
+	if m.known() {
+		dirs := slices.Concat(credentialDirs(m.typ), parameterPaths[m.typ])
+		if len(credentialDirs(m.typ)) == 0 || roleBelow(rel, dirs) != "" {
+			return ""
+		}
+		return fmt.Sprintf("the engine %q has credentials at %s: is %q mistyped?", m.typ, strings.Join(dirs, " and "), rel)
+	}
+	if !below || role == "" || strings.Contains(role, "/") {
+		return ""
+	}
+	if !write && (dir == "issue" || dir == "sign") {
+		return fmt.Sprintf("%s/ of a pki or ssh engine takes parameters: give the secret params", dir)
+	}
+	for _, name := range slices.Concat(credentialNames, []string{"issue", "sign"}) {
+		if dir == name {
+			return ""
+		}
+	}
+	for _, name := range []string{"creds", "static-creds", "issue"} {
+		if levenshtein.Distance(dir, name, nil) <= 2 && len(dir) > 2 || dir == strings.ReplaceAll(name, "-", "_") {
+			return fmt.Sprintf("engines that make credentials have them at creds/ and static-creds/, certificates are at issue/: is %q mistyped for %q?", dir+"/", name+"/")
+		}
+	}
+	return ""
+}

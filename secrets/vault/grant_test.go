@@ -1,0 +1,114 @@
+package vault
+
+import (
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+func TestGrants(t *testing.T) {
+	write := map[string]string{"x": "y"}
+	leased := Grant{"sys/leases/revoke", []string{"update"}}
+	for _, tc := range []struct {
+		path   string
+		params map[string]string
+		m      Mount
+		want   []Grant
+	}{
+		{"secret/a", nil, Mount{"secret/", "kv", true}, []Grant{{"secret/data/a", []string{"read"}}}},
+		{"secret/data/a", nil, Mount{"secret/", "kv", true}, []Grant{{"secret/data/a", []string{"read"}}}},
+		{"kv1/a", nil, Mount{"kv1/", "kv", false}, []Grant{{"kv1/a", []string{"read"}}}},
+		{"database/creds/a", nil, Mount{"database/", "database", false}, []Grant{{"database/creds/a", []string{"read"}}, leased}},
+		{"database/static-creds/a", nil, Mount{"database/", "database", false}, []Grant{{"database/static-creds/a", []string{"read"}}}},
+		{"pki/issue/a", write, Mount{"pki/", "pki", false}, []Grant{{"pki/issue/a", []string{"update"}}}},
+		{"pki/cert/ca", nil, Mount{"pki/", "pki", false}, []Grant{{"pki/cert/ca", []string{"read"}}}},
+		{"aws/sts/a", write, Mount{"aws/", "aws", false}, []Grant{{"aws/sts/a", []string{"update"}}, leased}},
+		{"k8s/creds/a", write, Mount{"k8s/", "kubernetes", false}, []Grant{{"k8s/creds/a", []string{"update"}}, leased}},
+		{"cubbyhole/a", nil, Mount{"cubbyhole/", "cubbyhole", false}, nil},
+		{"x/creds/a", nil, Mount{"x/", UnknownType, false}, []Grant{{"x/creds/a", []string{"read"}}, leased}},
+	} {
+		got, err := Grants(secrets.Request{Path: tc.path, Params: tc.params}, tc.m)
+		must.NoError(t, err)
+		must.Eq(t, tc.want, got, must.Sprint(tc.path))
+	}
+	_, err := Grants(secrets.Request{Path: "secret/a", Params: write}, Mount{"secret/", "kv", true})
+	must.ErrorContains(t, err, "`params` would overwrite the secret")
+	_, err = Grants(secrets.Request{Path: "pki/issue/web"}, Mount{"pki/", "pki", false})
+	must.ErrorContains(t, err, "give the secret `params`")
+}
+
+func TestGuessMount(t *testing.T) {
+	must.Eq(t, Mount{"secret/", "kv", true}, GuessMount(secrets.Request{Path: "secret/creds"}))
+	must.Eq(t, Mount{"db/", UnknownType, false}, GuessMount(secrets.Request{Path: "db/creds/a"}))
+	must.Eq(t, Mount{"pki/", UnknownType, false}, GuessMount(secrets.Request{Path: "pki/issue/a", Params: map[string]string{}}))
+	must.Eq(t, Mount{"cubbyhole/", "cubbyhole", false}, GuessMount(secrets.Request{Path: "cubbyhole/a"}))
+}
+
+// A path of an engine that has nothing there is said to be mistyped, by the engine or by its looks.
+func TestMistyped(t *testing.T) {
+	database, kv := Mount{"database/", "database", false}, Mount{"secret/", "kv", true}
+	for _, tc := range []struct {
+		path  string
+		write bool
+		m     Mount
+		want  string
+	}{
+		{"database/cred/app", false, database, `the engine "database" has credentials at creds/ and static-creds/: is "cred/app" mistyped?`},
+		{"database/app", false, database, `is "app" mistyped?`},
+		{"database/creds/app", false, database, ""},
+		{"database/static-creds/app", false, database, ""},
+		{"secret/cred/app", false, kv, ""},
+		{"database/cred/app", false, Mount{}, `is "cred/" mistyped for "creds/"?`},
+		{"database/static_creds/app", false, Mount{}, `is "static_creds/" mistyped for "static-creds/"?`},
+		{"pki/isue/web", true, Mount{}, `is "isue/" mistyped for "issue/"?`},
+		{"pki/issue/web", false, Mount{}, "issue/ of a pki or ssh engine takes parameters"},
+		{"pki/issue/web", true, Mount{}, ""},
+		{"secret/app-1", false, Mount{}, ""},
+		{"secret/app/db", false, Mount{}, ""},
+		{"secret/data/app", false, Mount{}, ""},
+		{"secret/teams/a/b", false, Mount{}, ""},
+	} {
+		req := secrets.Request{Path: tc.path}
+		if tc.write {
+			req.Params = map[string]string{}
+		}
+		if got := Mistyped(req, tc.m); tc.want == "" {
+			must.EqOp(t, "", got, must.Sprint(tc.path))
+		} else {
+			must.StrContains(t, got, tc.want)
+		}
+	}
+}
+
+// A refusal does not ask to grant a path that is likely mistyped, and nothing else.
+func TestRefusalOfMistypedPath(t *testing.T) {
+	e := request{operation: "read database/cred/app", path: "database/cred/app", capabilities: `"read"`, mount: mount{path: "database/", typ: "database"}}
+	must.EqOp(t, `read database/cred/app: permission denied; the engine "database" has credentials at creds/ and static-creds/: is "cred/app" mistyped? If not, a policy of the task's token needs: path "database/cred/app" { capabilities = ["read"] }`,
+		e.refusal(reply{status: 403}).Error())
+	renew := request{operation: "renew", path: "sys/leases/renew", capabilities: `"update"`}
+	must.EqOp(t, `renew: permission denied; a policy of the task's token needs: path "sys/leases/renew" { capabilities = ["update"] }`, renew.refusal(reply{status: 403}).Error())
+}
+
+// What is asked about paths on a real server.
+func TestInspect(t *testing.T) {
+	s := startVault(t)
+	m, known, err := s.MountOf(t.Context(), rootTok(), "", "secret/app")
+	must.NoError(t, err)
+	must.True(t, known)
+	must.Eq(t, Mount{"secret/", "kv", true}, m)
+	_, known, err = s.MountOf(t.Context(), rootTok(), "", "nowhere/app")
+	must.NoError(t, err)
+	must.False(t, known)
+
+	tok := s.token(t, `path "secret/data/app" { capabilities = ["read"] }`)
+	has, err := s.Capabilities(t.Context(), tok, "", []string{"secret/data/app", "secret/data/other"})
+	must.NoError(t, err)
+	must.Eq(t, map[string][]string{"secret/data/app": {"read"}, "secret/data/other": {"deny"}}, has)
+	whose, err := s.Whose(t.Context(), tok)
+	must.NoError(t, err)
+	must.StrContains(t, whose, "(policies: default, ")
+	_, err = s.Whose(t.Context(), secrets.Token{Value: secrets.TextValue("none")})
+	must.Error(t, err)
+}
