@@ -29,7 +29,7 @@ func TestCheckCommand(t *testing.T) {
 	t.Setenv("VAULT_ADDR", "")
 	readme, err := os.ReadFile(example)
 	must.NoError(t, err)
-	broken := strings.ReplaceAll(string(readme), "path =", "pth =")
+	broken := strings.ReplaceAll(string(readme), " path =", " pth =")
 	variable := "variable \"role\" {}\n" + strings.ReplaceAll(string(readme), `"readme"
 
         secret`, `var.role
@@ -44,8 +44,8 @@ func TestCheckCommand(t *testing.T) {
 		{"check -", string(readme), 0, `identity "vault", role readme`, ""},
 		{"check -json -", string(readme), 0, `"path": "database/creds/app"`, ""},
 		{"check - -json", string(readme), 0, `"path": "database/creds/app"`, ""},
-		{"check -", broken, 1, `stdin:31: error: task "app": secret "db": unknown key "pth"; did you mean "path"?`, ""},
-		{"check -json -", broken, 1, `"at": "stdin:31"`, ""},
+		{"check -", broken, 1, `stdin:28: error: task "app": secret "db": unknown key "pth"; did you mean "path"?`, ""},
+		{"check -json -", broken, 1, `"at": "stdin:28"`, ""},
 		{"check -", "nonsense {", 1, "stdin:1: error: ", ""},
 		{"check -var role=other -", variable, 0, "role other", ""},
 		{"check -", variable, 1, "stdin:1: error: ", ""},
@@ -59,7 +59,7 @@ func TestCheckCommand(t *testing.T) {
 		{"policy -role " + example, "", 0, "vault write 'auth/jwt-nomad/role/readme' -", ""},
 		{"policy -role -auth-path nomad " + example, "", 0, "vault write 'auth/nomad/role/readme' -", ""},
 		{"policy -json -", string(readme), 0, `"nomad_job_id": "readme"`, ""},
-		{"policy -", broken, 1, "", `policy: stdin:31: task "app": secret "db": unknown key "pth"`},
+		{"policy -", broken, 1, "", `policy: stdin:28: task "app": secret "db": unknown key "pth"`},
 		{"policy -mount secret=kv -", string(readme), 2, "", "give kv1 or kv2"},
 		{"policy -mount secret -", string(readme), 2, "", "give PATH=TYPE"},
 		{"policy", "", 2, "", "Usage: nomad-driver-secrets policy"},

@@ -65,6 +65,9 @@ func lends(m mount, path string) bool {
 // credentialNames are the second elements of paths by which engines that make credentials are known, without a server to ask.
 var credentialNames = []string{"creds", "static-creds", "static-cred", "sts"}
 
+// kvNames are what KV engines are usually mounted at: below those any name may be.
+var kvNames = []string{"secret", "secrets", "kv", "kv1", "kv2"}
+
 // GuessMount is what the mount of a path is, as far as the path itself tells: its first element, and version 2 of KV
 // unless the path is one of an engine that makes credentials.
 func GuessMount(req secrets.Request) Mount {
@@ -104,7 +107,7 @@ func mistyped(m mount, path string, write bool) string {
 		}
 		return fmt.Sprintf("the engine %q has credentials at %s: is %q mistyped?", m.typ, strings.Join(dirs, " and "), rel)
 	}
-	if !below || role == "" || strings.Contains(role, "/") {
+	if first, _, _ := strings.Cut(path, "/"); !below || role == "" || strings.Contains(role, "/") || slices.Contains(kvNames, first) {
 		return ""
 	}
 	if !write && (dir == "issue" || dir == "sign") {
@@ -116,9 +119,14 @@ func mistyped(m mount, path string, write bool) string {
 		}
 	}
 	for _, name := range []string{"creds", "static-creds", "issue"} {
-		if levenshtein.Distance(dir, name, nil) <= 2 && len(dir) > 2 || dir == strings.ReplaceAll(name, "-", "_") {
+		if levenshtein.Distance(dir, name, nil) == 1 || sameLetters(dir, name) {
 			return fmt.Sprintf("engines that make credentials have them at creds/ and static-creds/, certificates are at issue/: is %q mistyped for %q?", dir+"/", name+"/")
 		}
 	}
 	return ""
+}
+
+// sameLetters reports whether two names are one with letters exchanged.
+func sameLetters(a, b string) bool {
+	return slices.Equal(slices.Sorted(slices.Values([]byte(a))), slices.Sorted(slices.Values([]byte(b))))
 }

@@ -67,6 +67,9 @@ func TestMistyped(t *testing.T) {
 		{"pki/issue/web", true, Mount{}, ""},
 		{"secret/app-1", false, Mount{}, ""},
 		{"secret/app/db", false, Mount{}, ""},
+		{"secret/cred/db", false, Mount{}, ""},
+		{"team/users/db", false, Mount{}, ""},
+		{"db/cerds/app", false, Mount{}, `is "cerds/" mistyped for "creds/"?`},
 		{"secret/data/app", false, Mount{}, ""},
 		{"secret/teams/a/b", false, Mount{}, ""},
 	} {
