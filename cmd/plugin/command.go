@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/hashicorp/cli"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 )
 
 const name = "nomad-driver-secrets"
@@ -14,6 +16,9 @@ const name = "nomad-driver-secrets"
 func commandTable(stdout, stderr io.Writer) map[string]cli.CommandFactory {
 	table := map[string]cli.CommandFactory{}
 	for name, command := range map[string]cli.Command{
+		"refresh":       operateCommand{lifecycle.Refresh, stdout, stderr},
+		"rotate":        operateCommand{lifecycle.Rotate, stdout, stderr},
+		"status":        statusCommand{stdout, stderr},
 		"version":       versionCommand{stdout, stderr},
 		"volume-driver": volumeDriverCommand{stderr},
 	} {
