@@ -112,6 +112,7 @@ func (s *Session) stepOperations(now time.Time) (next time.Time) {
 			}
 		}
 		if len(op.secrets) == 0 {
+			s.publish(now) // who has the answer sees it in the status, too
 			op.answer <- op.done
 			continue
 		}

@@ -150,17 +150,17 @@ func (v *statusView) noteTrouble(r control.Report) {
 	for _, t := range r.Tasks {
 		name := fmt.Sprintf("%s %s", taskName(t.Job, t.Task), firstOf(t.Alloc, 8))
 		if t.LastError != nil && t.State != lifecycle.TaskWatched && t.State != lifecycle.TaskRotating {
-			v.note("%s is %s: %s", name, t.State, clean(t.LastError.Text))
+			v.note("%s: %s: %s", name, t.State, clean(t.LastError.Text))
 		} else if t.State == lifecycle.TaskUnwatched {
-			v.note("%s is %s, because of an error in the plugin (the agent's log has it): restart the task", name, t.State)
+			v.note("%s: %s, because of an error in the plugin (the agent's log has it): restart the task", name, t.State)
 		}
 		for _, s := range t.Secrets {
 			switch {
 			case s.LastError == nil || s.State.OK() && s.State != lifecycle.SecretMissing:
 			case s.LastError.At.IsZero():
-				v.note("%s %s is %s: %s", name, clean(s.Name), s.State, clean(s.LastError.Text))
+				v.note("%s %s: %s: %s", name, clean(s.Name), s.State, clean(s.LastError.Text))
 			default:
-				v.note("%s %s is %s; last error %s ago: %s", name, clean(s.Name), s.State, ago(v.now, s.LastError.At), clean(s.LastError.Text))
+				v.note("%s %s: %s; last error %s ago: %s", name, clean(s.Name), s.State, ago(v.now, s.LastError.At), clean(s.LastError.Text))
 			}
 		}
 	}
