@@ -147,6 +147,6 @@ func showDone(s screen, all []control.Done) {
 		s.print("\n")
 	}
 	for _, detail := range details {
-		s.line("%s", detail)
+		s.line(detail)
 	}
 }

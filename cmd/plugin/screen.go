@@ -40,14 +40,10 @@ func (s screen) narrow(n int) bool { return s.terminal && s.width < n }
 
 func (s screen) print(text string) { _, _ = io.WriteString(s.out, text) }
 
-// line prints a line, wrapped where the terminal ends.
-func (s screen) line(format string, args ...any) {
-	line := fmt.Sprintf(format, args...)
+// line prints a line, wrapped where the terminal ends; the lines after the first are indented.
+func (s screen) line(line string) {
 	if s.terminal {
-		line = strings.ReplaceAll(text.WrapSoft(line, s.width), "\n", "\n  ")
-		if strings.Contains(line, "\n") { // the lines after the first are indented
-			line = strings.ReplaceAll(text.WrapSoft(fmt.Sprintf(format, args...), s.width-2), "\n", "\n  ")
-		}
+		line = strings.ReplaceAll(text.WrapSoft(line, s.width-2), "\n", "\n  ")
 	}
 	s.print(line + "\n")
 }

@@ -34,7 +34,7 @@ func (v *statusView) show(all []control.Report) {
 		v.print("\n")
 	}
 	for _, note := range v.notes {
-		v.line("%s", note)
+		v.line(note)
 	}
 }
 
