@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -33,6 +34,10 @@ type Driver struct {
 
 	unwatched unwatched
 
+	started time.Time
+	agent   agent
+	kept    atomic.Pointer[kept] // as keep has last left it; for whoever must not wait for that
+
 	swept      sync.Once // channels that were left have been removed
 	begun      sync.Once
 	background sync.WaitGroup // what was begun, joined by Close
@@ -51,7 +56,7 @@ func newDriver(ctx context.Context, name string, w *wrapped, log hclog.Logger) *
 		panic(err) // our own defaults
 	}
 	d := &Driver{
-		name: name, wrapped: w, inner: inner, ctx: ctx, cancel: cancel, closing: closing, close: closeDown, log: log.Named(name), opts: opts,
+		started: time.Now(), name: name, wrapped: w, inner: inner, ctx: ctx, cancel: cancel, closing: closing, close: closeDown, log: log.Named(name), opts: opts,
 		events: newEvents(ctx, log, inner), tasks: newTasks(),
 	}
 	d.live = newLiveDirs(d)
@@ -85,6 +90,12 @@ func (d *Driver) SetConfig(c *base.Config) error {
 func (d *Driver) keep() (*lifecycle.Keeper, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	k, err := d.keepLocked()
+	d.keptNow(k, err)
+	return k, err
+}
+
+func (d *Driver) keepLocked() (*lifecycle.Keeper, error) {
 	state, err := statedir.Open(d.opts.stateDir)
 	if err != nil {
 		return nil, err

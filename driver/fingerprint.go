@@ -32,7 +32,9 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		return nil, err
 	}
 	out := make(chan *drivers.Fingerprint)
+	d.agent.connected()
 	go func() {
+		defer d.agent.disconnected()
 		defer close(out)
 		for fp := range in {
 			select {
@@ -54,6 +56,7 @@ func (d *Driver) beginInEarnest() {
 	}
 	d.background.Go(d.live.sweep)
 	d.warnWithoutAddress()
+	d.background.Go(d.serveOperator)
 	agent := os.Getppid() // later it may be another's
 	d.background.Go(func() { d.compareVersions(nomadversion.Wrapped(), agent) })
 }

@@ -1,6 +1,8 @@
 package driver
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -63,9 +65,12 @@ func defaultSecretsConfig() secretsConfig {
 		RequestRate:        20,
 		StartTimeout:       "2m",
 		FromPolicies:       "off",
-		StateDir:           "/run/nomad-driver-secrets",
+		StateDir:           DefaultStateDir,
 	}
 }
+
+// DefaultStateDir is the operator's state_dir where the configuration has none.
+const DefaultStateDir = "/run/nomad-driver-secrets"
 
 // options is a plugin's config, checked.
 type options struct {
@@ -77,6 +82,7 @@ type options struct {
 	guard     guardOptions
 	// fromPolicies is for jobs that say nothing of it.
 	fromPolicies string
+	hash         string // of the whole config
 }
 
 type dockerEndpoint struct{ host, cert, key, ca string }
@@ -119,6 +125,7 @@ func parseOptions(name string, raw []byte) (options, error) {
 			RequestRate:        s.RequestRate,
 		},
 		fromPolicies: s.FromPolicies,
+		hash:         hashOf(raw),
 		pidsLimit:    cfg.PidsLimit,
 		docker:       dockerEndpoint{host: cfg.Endpoint, cert: cfg.TLS.Cert, key: cfg.TLS.Key, ca: cfg.TLS.CA},
 		// Beside state_dir: whoever looks through that finds no task's files, and no FIFO to wait at.
@@ -175,6 +182,12 @@ func (s secretsConfig) check() error {
 		refuse("client_cert", "client_cert and client_key go together")
 	}
 	return errors.Join(errs...)
+}
+
+// hashOf is what tells two configurations apart, for operators. What Nomad hands over of one is the same each time.
+func hashOf(raw []byte) string {
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:4])
 }
 
 // mustDuration parses a duration that check has passed.

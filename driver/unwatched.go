@@ -47,3 +47,14 @@ func (u *unwatched) end(taskID string, log hclog.Logger) {
 		log.Error("the leases of a task that was not watched are not revoked: they end by their TTL", "task_id", taskID, "error", err)
 	}
 }
+
+// all are the tasks.
+func (u *unwatched) all() []lifecycle.Task {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var all []lifecycle.Task
+	for _, t := range u.byID {
+		all = append(all, t.task)
+	}
+	return all
+}

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ type change struct {
 	fails  int       // failed attempts; at is the next
 	added  bool      // the task has not had it before
 	drop   bool      // it is to be left out
+	urgent bool      // an operator waits for it: its request is one of the foreground
 
 	// Of one that is being applied, or was when a crash came, which tells nobody how far it got:
 	old         *secretState // what it replaces; nil: nothing, or it is not known
@@ -90,6 +92,14 @@ func (c *change) reason() string {
 		return resumed
 	}
 	return c.why + "; " + resumed
+}
+
+// cause is why a secret was replaced, for operators.
+func (c *change) cause() string {
+	if c.added {
+		return "the policies grant it now"
+	}
+	return cmp.Or(c.reason(), "changed on the server")
 }
 
 // addDrop notes that a secret is to be left out, since the policies no longer grant it.

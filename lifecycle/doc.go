@@ -58,6 +58,9 @@
 // on finds the new secrets and applies them again; before it, the task keeps the old ones and what was fetched
 // is revoked (E2). While the server is away nothing can be fetched, and so nothing happens (C3).
 //
+// After each step the loop publishes how the session stands (status.go), which operators see. What they ask for
+// (operate.go, operation.go) is done by the loop, too, like any other cause of a change.
+//
 // End, or Abandon by a later process, makes the journal a pending revocation, which is run until it is
 // done, across restarts of the plugin (E1). Recover makes a Session of the journal of a task that runs, and asks
 // the server nothing (C4).

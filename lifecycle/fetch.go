@@ -48,6 +48,7 @@ func (s *Session) fetchGranted(ctx context.Context) error {
 	s.openLive(time.Now(), func(_ string, h *secretState) time.Time { return h.answer.At })
 	s.emitSkipped()
 	grants.awaitRest()
+	s.publish(time.Now())
 	crashpoint.Reached(crashpoint.SecretsJournalled, s.task.Name)
 	return nil
 }
@@ -183,6 +184,8 @@ func (s *Session) retryUntil(ctx context.Context, what string, attempt func() er
 			s.log.Warn("waiting for the secrets server", "error", err)
 		}
 		last = err
+		s.noteError("", err)
+		s.publish(time.Now())
 		failed(err, s.tokens.identity.retryableUntil(s.tokens.current, err))
 		pause := min(backoff(n, s.k.random()), backoff(4, s.k.random())) // somebody waits, and not for long
 		if secrets.KindOf(err) == secrets.Refused {

@@ -67,6 +67,9 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 	if !at.IsZero() { // else it was not sent
 		s.logRequest("renewal", at, err, "secret", name)
 	}
+	if err != nil && secrets.KindOf(err) != secrets.Gone {
+		s.noteError(name, err)
+	}
 	switch {
 	case err == nil:
 		crashpoint.Reached(crashpoint.RenewalAnswered, s.task.Name)
@@ -120,27 +123,32 @@ func (s *Session) checkLease(name string, h *secretState) {
 	}, func(err error) {
 		cancel()
 		h.cancelCheck = nil
-		if s.secrets[name] != h {
-			return
-		}
-		now := time.Now()
-		h.check = s.nextCheck(now)
-		switch {
-		case err == nil:
-			s.shortenLease(at, h, left)
-		case s.retryable(err):
-			h.check = earliest(h.check, now.Add(backoff(s.outageOf(h.from).fails+1, s.k.random())))
-		case secrets.KindOf(err) == secrets.Gone:
-			s.secretLost(now, name, h, "its lease was revoked")
-		case secrets.KindOf(err) == secrets.Refused:
-			s.askToken(limit.Rotate, func() {
-				s.emitOnce(keyChecks, eventCheckRefused())
-				h.check = time.Time{}
-			})
-		default:
-			s.log.Warn("a lease check failed", "secret", name, "error", err)
+		if s.secrets[name] == h {
+			s.leaseChecked(time.Now(), name, h, at, left, err)
 		}
 	})
+}
+
+// leaseChecked takes in what the server says of a lease: that it lives for as long as left from a moment on, or why not.
+func (s *Session) leaseChecked(now time.Time, name string, h *secretState, at time.Time, left time.Duration, err error) {
+	h.check = s.nextCheck(now)
+	switch {
+	case err == nil:
+		s.shortenLease(at, h, left)
+	case s.retryable(err):
+		h.check = earliest(h.check, now.Add(backoff(s.outageOf(h.from).fails+1, s.k.random())))
+	case secrets.KindOf(err) == secrets.Gone:
+		s.secretLost(now, name, h, "its lease was revoked")
+	case secrets.KindOf(err) == secrets.Refused:
+		s.askToken(limit.Rotate, func() {
+			s.noteError(name, err)
+			s.emitOnce(keyChecks, eventCheckRefused())
+			h.check = time.Time{}
+		})
+	default:
+		s.noteError(name, err)
+		s.log.Warn("a lease check failed", "secret", name, "error", err)
+	}
 }
 
 // shortenLease applies the server's answer about how long a lease lives, where that is less than we think. Our clock

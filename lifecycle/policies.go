@@ -210,6 +210,9 @@ func (s *Session) stepPolicies(now time.Time) (next time.Time) {
 
 func (s *Session) discovered(now time.Time, l *tokenState, d *secrets.Discovery, err error) {
 	p := &s.policies
+	if err != nil {
+		s.noteError("", err)
+	}
 	switch {
 	case s.phase.rotating(): // what it replaces is not to change under it
 		p.next = now.Add(coalesce)

@@ -52,7 +52,7 @@ func (c *change) rank(h *secretState) limit.Priority {
 // fetchBatch fetches the new secrets of a batch.
 func (s *Session) fetchBatch(r *rotation) {
 	var wanted []*secrets.Secret
-	first, u, keys := time.Time{}, limit.Rotate, newKeyring()
+	first, u, urgent, keys := time.Time{}, limit.Rotate, false, newKeyring()
 	for _, c := range r.batch {
 		if c.fresh == nil && !c.drop {
 			h := s.secrets[c.name]
@@ -60,6 +60,7 @@ func (s *Session) fetchBatch(r *rotation) {
 			keys.reuse(h)
 			first = earliest(first, c.latest)
 			u = min(u, c.rank(h)) // a batch waits for all of its secrets, and so is as urgent as the first
+			urgent = urgent || c.urgent
 		}
 	}
 	if first.IsZero() {
@@ -69,9 +70,12 @@ func (s *Session) fetchBatch(r *rotation) {
 		s.batchFetched(r, nil, nil)
 		return
 	}
-	l := s.tokens.current
+	l, turn := s.tokens.current, s.background(u, first)
+	if urgent {
+		turn = s.foreground
+	}
 	s.do(func(ctx context.Context) func() {
-		got, failed := s.fetch(ctx, l, wanted, keys, s.background(u, first))
+		got, failed := s.fetch(ctx, l, wanted, keys, turn)
 		return func() { s.batchFetched(r, got, failed) }
 	})
 }
@@ -172,6 +176,7 @@ func (r *rotation) keep(which func(*change) bool) {
 
 func (s *Session) fetchFailed(now time.Time, c *change, err error) {
 	c.fails++
+	s.noteError(c.name, err)
 	h := s.secrets[c.name]
 	switch {
 	case s.retryable(err):
@@ -233,6 +238,7 @@ func (s *Session) renderBatch(now time.Time, r *rotation) (*secrets.Set, error) 
 // reschedule gives up what was fetched for a change, to try again much later.
 func (s *Session) reschedule(now time.Time, c *change, err error) {
 	c.fails++
+	s.noteError(c.name, err)
 	c.at = now.Add(slowBackoff(c.fails, s.k.random()))
 	s.changes[c.name] = c
 	if h := s.secrets[c.name]; h != nil {
@@ -358,14 +364,22 @@ func (s *Session) applied(now time.Time, r *rotation, outcome string, err error)
 	for _, c := range r.batch {
 		delete(s.lastEvents, keySecret(c.name))
 		delete(s.lastEvents, keyRenewal(c.name))
-		if h := s.secrets[c.name]; h != nil {
+		h := s.secrets[c.name]
+		if h != nil {
 			h.undelivered = false
+			h.changed, h.cause, h.unapplied, h.oldUntil = now, c.cause(), err != nil, time.Time{}
 		} else {
 			s.forget(c.name)
+		}
+		if err != nil {
+			s.noteError(c.name, err)
 		}
 		for _, old := range c.replaced() {
 			old.at = retireAt(now, r.mode, c.change.Mode, err, old.ends)
 			s.retired = append(s.retired, old)
+			if h != nil && now.Before(old.at) {
+				h.oldUntil = old.at
+			}
 		}
 	}
 	crashpoint.Reached(crashpoint.OldRetired, s.task.Name)

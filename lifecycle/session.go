@@ -45,8 +45,11 @@ type Session struct {
 	starting *fetched // what the start has fetched; nil: it is over
 	waiting  *waiting // tells what the start waits for
 
-	set   atomic.Pointer[secrets.Set]  // for any goroutine
-	shown atomic.Pointer[secrets.Spec] // spec, for any goroutine
+	set       atomic.Pointer[secrets.Set]  // for any goroutine
+	shown     atomic.Pointer[secrets.Spec] // spec, for any goroutine
+	published atomic.Pointer[TaskStatus]   // for any goroutine
+	watched   atomic.Bool                  // the loop runs, or has run
+	failed    atomic.Bool                  // it ended because of an error in this plugin
 
 	ctx     context.Context // ends with the session
 	cancel  context.CancelFunc
@@ -69,6 +72,9 @@ type Session struct {
 	lastEvents map[eventKey]string // by key, so that none is repeated
 
 	endedToldAt time.Time // when an event last said that credentials have ended
+
+	errors     map[string]*LastError // by secret, and of the task as a whole by an empty name
+	operations []*operation          // what an operator has asked for and is not done
 }
 
 // phase is where a session stands with its task. It belongs to the loop, as the session's other fields; that the
@@ -122,6 +128,11 @@ type secretState struct {
 
 	undelivered bool // the task has not had it yet: a change delivers it
 
+	changed   time.Time // when it was last given to the task, after its start; zero: never
+	cause     string    // why
+	unapplied bool      // what was to be done to the task then has failed
+	oldUntil  time.Time // until when what it has replaced may live on; zero: it is revoked by then
+
 	digest string // of a static secret's content
 }
 
@@ -136,9 +147,11 @@ func (k *Keeper) newSession(t Task, spec *secrets.Spec, h Host) *Session {
 		changes:    map[string]*change{},
 		outages:    map[string]*outage{},
 		lastEvents: map[eventKey]string{},
+		errors:     map[string]*LastError{},
 	}
 	s.shown.Store(spec)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.publish(time.Now())
 	return s
 }
 
@@ -165,6 +178,7 @@ func (s *Session) tenant() limit.Tenant {
 func (s *Session) Watch() {
 	s.started.Do(func() {
 		if s.ctx.Err() == nil {
+			s.watched.Store(true)
 			s.work.Go(s.loop)
 		}
 	})
@@ -225,6 +239,7 @@ func (h *secretState) journalled() journal.Secret {
 		Provider: h.from.name, Kind: a.Kind, Own: a.Own, LeaseID: a.Lease.ID, Duration: a.Lease.Duration, Renewable: a.Lease.Renewable,
 		IssuedAt: a.At, ExpiresAt: h.ends, Ends: a.Ends, TokenID: h.token.id(),
 		RenewAt: h.renew, RotateAt: h.rotate, Why: h.why, Undelivered: h.undelivered,
+		ChangedAt: h.changed, Cause: h.cause,
 	}
 }
 
@@ -289,6 +304,7 @@ func (k *Keeper) resume(t Task, j *journal.Journal, h Host) (*Session, error) {
 	s.openLive(now, resumedLook(e))
 	k.room.found(s, values)
 	s.resumeRecord(now, recorded(e, spec))
+	s.publish(now)
 	return s, nil
 }
 
@@ -304,7 +320,7 @@ func (s *Session) resumeSecret(now time.Time, sec *secrets.Secret, hs journal.Se
 			Lease: secrets.Lease{ID: hs.LeaseID, Duration: hs.Duration, Renewable: hs.Renewable},
 		},
 		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: hs.Why, undelivered: hs.Undelivered,
-		digest: s.k.digest(f),
+		digest: s.k.digest(f), changed: hs.ChangedAt, cause: hs.Cause,
 	}
 	if from.tokens != nil {
 		h.token = s.tokens.of(hs.TokenID)

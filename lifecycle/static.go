@@ -93,20 +93,26 @@ func (s *Session) stepStatic(now time.Time, name string, st *static) (next time.
 	if !due(now, st.retry) && !st.changed.Load() {
 		return st.retry
 	}
+	s.readStatic(name, st, h, s.background(limit.Rotate, now), func(error) {})
+	return time.Time{}
+}
+
+// readStatic reads a static secret with the task's own identity. What has come is taken in before read is called.
+func (s *Session) readStatic(name string, st *static, h *secretState, t turn, read func(error)) {
 	st.changed.Store(false)
 	st.busy, st.retry = true, time.Time{}
 	l, sec := s.tokens.current, h.secret
 	s.do(func(ctx context.Context) func() {
 		f := s.k.memory.open()
 		defer f.close()
-		fresh, err := s.fetchOne(ctx, l, sec, newKeyring(), s.background(limit.Rotate, now), f)
+		fresh, err := s.fetchOne(ctx, l, sec, newKeyring(), t, f)
 		return func() {
 			st.busy = false
 			s.noteAnswer(h.from, err)
 			s.staticRead(time.Now(), name, st, fresh, err)
+			read(err)
 		}
 	})
-	return time.Time{}
 }
 
 func (s *Session) staticRead(now time.Time, name string, st *static, fresh *secretState, err error) {
@@ -131,6 +137,7 @@ func (s *Session) staticRead(now time.Time, name string, st *static, fresh *secr
 		return
 	}
 	st.fails++
+	s.noteError(name, err)
 	if secrets.KindOf(err) == secrets.NotFound { // what is not there any more is no file
 		s.liveSet(name, secrets.Fields{}, now)
 	} else {
@@ -166,6 +173,7 @@ func (s *Session) takeUnnoticed(name string, fresh *secretState) bool {
 		}
 		// What the engine tells of its own settings does not count, and stays as the task has it.
 		same := *fresh
+		same.changed, same.cause, same.unapplied, same.oldUntil = old.changed, old.cause, old.unapplied, old.oldUntil
 		same.answer.Fields = fresh.answer.Fields.WithFrom(old.answer.Fields, fresh.answer.Settings)
 		if live := fresh.secret.Live; live != nil && live.Acts && s.k.digest(same.answer.Fields) != s.k.digest(old.answer.Fields) {
 			return false

@@ -95,6 +95,9 @@ func (s *Session) renewToken() {
 		if !at.IsZero() { // else it was not sent
 			s.logRequest("token renewal", at, err)
 		}
+		if err != nil {
+			s.noteError("", err)
+		}
 		switch {
 		case err == nil:
 			crashpoint.Reached(crashpoint.TokenRenewed, s.task.Name)
@@ -150,11 +153,15 @@ func (s *Session) askToken(u limit.Priority, known func()) {
 	})
 }
 
+// errTokenLost is what an operator is told while a new token is waited for.
+var errTokenLost = secrets.Errorf(secrets.Gone, "the task's token has ended; a new one is waited for")
+
 // tokenLost is for a token that the server does not know any more, and with it all leases
 // made under it.
 func (s *Session) tokenLost(now time.Time) {
 	l := s.tokens.current
 	s.tokens.lose(now)
+	s.noteError("", errTokenLost)
 	s.host.Event(eventTokenLost(s.tokens.identity))
 	for name, h := range s.secrets {
 		if h.token == l && h.answer.Kind == secrets.Leased {
@@ -186,6 +193,7 @@ func (s *Session) logInAgain() {
 
 func (s *Session) loggedInAgain(now time.Time, old, l *tokenState, err error) {
 	if err != nil {
+		s.noteError("", err)
 		old.fails++
 		old.rotate = retryRenewal(now, old.ends, old.fails, s.k.random())
 		if secrets.KindOf(err) != secrets.Outage {

@@ -20,9 +20,11 @@ func (s *Session) loop() {
 	defer timer.Stop()
 	for {
 		timer.Stop()
-		if next := s.step(time.Now()); !next.IsZero() {
+		now := time.Now()
+		if next := s.step(now); !next.IsZero() {
 			timer.Reset(time.Until(next))
 		}
+		s.publish(now)
 		select {
 		case <-s.ctx.Done():
 			return
@@ -37,6 +39,7 @@ func (s *Session) loop() {
 // step does all that is due, and says when something will be.
 func (s *Session) step(now time.Time) (next time.Time) {
 	if s.phase == phaseOver {
+		s.stepOperations(now)
 		return time.Time{}
 	}
 	next = s.stepToken(now)
@@ -46,7 +49,7 @@ func (s *Session) step(now time.Time) (next time.Time) {
 	for name, st := range s.statics {
 		next = earliest(next, s.stepStatic(now, name, st))
 	}
-	return earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now))
+	return earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now), s.stepOperations(now))
 }
 
 // do runs a request beside the loop. What it returns is run by the loop, unless the session has
@@ -65,6 +68,7 @@ func (s *Session) contain() {
 	if p == nil {
 		return
 	}
+	s.failed.Store(true)
 	s.cancel()
 	s.log.Error("the watch over a task's secrets ended because of an error in this plugin; please report it", "error", p, "stack", p.Stack)
 	s.host.Event(eventWatchFailed())

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/hashicorp/cli"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 )
 
 const name = "nomad-driver-secrets"
@@ -17,6 +19,9 @@ func commandTable(stdout, stderr io.Writer) map[string]cli.CommandFactory {
 	for name, command := range map[string]cli.Command{
 		"check":         checkCommand{os.Stdin, stdout, stderr},
 		"policy":        policyCommand{os.Stdin, stdout, stderr},
+		"refresh":       operateCommand{lifecycle.Refresh, stdout, stderr},
+		"rotate":        operateCommand{lifecycle.Rotate, stdout, stderr},
+		"status":        statusCommand{stdout, stderr},
 		"version":       versionCommand{stdout, stderr},
 		"volume-driver": volumeDriverCommand{stderr},
 	} {

@@ -85,6 +85,9 @@ type Secret struct {
 	RotateAt    time.Time `json:",omitzero"`
 	Why         string    `json:",omitempty"`       // the reason for RotateAt
 	Undelivered bool      `json:"Untold,omitempty"` // the task has not had it yet (the field's first name is kept)
+	// When and why the task was last given another, for operators.
+	ChangedAt time.Time `json:",omitzero"`
+	Cause     string    `json:",omitempty"`
 }
 
 // Lease is what revoking a lease takes.

@@ -42,11 +42,14 @@ type Queue struct {
 	pending journal.Pending
 	ctx     context.Context
 	stop    context.CancelFunc
-	running sync.WaitGroup
+	runs    sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	reported map[journal.TaskKey]bool // of which tasks the operator knows that the server refuses
+	refusals map[journal.TaskKey]refusal
+	running  map[journal.PendingID]*Status
+	changed  chan struct{} // closed when one of these is over
 }
 
 // New starts a queue with the revocations that an earlier process left in the state directory. Close ends it.
@@ -59,10 +62,13 @@ func New(cfg Config) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pending revocations: %w", err)
 	}
-	q := &Queue{cfg: cfg, pending: pending, reported: map[journal.TaskKey]bool{}}
+	q := &Queue{
+		cfg: cfg, pending: pending, reported: map[journal.TaskKey]bool{}, refusals: map[journal.TaskKey]refusal{},
+		running: map[journal.PendingID]*Status{}, changed: make(chan struct{}),
+	}
 	q.ctx, q.stop = context.WithCancel(context.Background())
 	for _, id := range left {
-		q.start(id)
+		q.start(id, journal.Task{}) // of which task it is says its journal
 	}
 	return q, nil
 }
@@ -73,7 +79,7 @@ func (q *Queue) Close() {
 	q.closed = true
 	q.mu.Unlock()
 	q.stop()
-	q.running.Wait()
+	q.runs.Wait()
 }
 
 // Enqueue ends a task's journal: from its return on the revocation of all its leases, and of its token if
@@ -82,7 +88,7 @@ func (q *Queue) Close() {
 func (q *Queue) Enqueue(j *journal.Journal) error {
 	id, moved, err := q.pending.Move(j)
 	if moved {
-		q.moved(id, j.Task().Name)
+		q.moved(id, j.Task())
 	}
 	return err
 }
@@ -92,14 +98,14 @@ func (q *Queue) Enqueue(j *journal.Journal) error {
 func (q *Queue) EnqueueTask(t journal.Task) error {
 	id, moved, err := q.pending.MoveTask(t)
 	if moved {
-		q.moved(id, t.Name)
+		q.moved(id, t)
 	}
 	return err
 }
 
-func (q *Queue) moved(id journal.PendingID, task string) {
-	crashpoint.Reached(crashpoint.JournalPending, task)
-	q.start(id)
+func (q *Queue) moved(id journal.PendingID, t journal.Task) {
+	crashpoint.Reached(crashpoint.JournalPending, t.Name)
+	q.start(id, t)
 }
 
 // EnqueueLeases takes leases off the journal of a task that goes on, to have them revoked: those that a
@@ -110,7 +116,7 @@ func (q *Queue) EnqueueLeases(j *journal.Journal, ids ...secrets.LeaseID) error 
 	}
 	id, err := q.pending.SplitLeases(j, ids...)
 	if id != "" {
-		q.start(id)
+		q.start(id, j.Task())
 	}
 	return err
 }
@@ -121,7 +127,7 @@ func (q *Queue) EnqueueLeases(j *journal.Journal, ids ...secrets.LeaseID) error 
 func (q *Queue) EnqueueToken(j *journal.Journal, tokenID string) error {
 	id, err := q.pending.SplitToken(j, tokenID)
 	if id != "" {
-		q.start(id)
+		q.start(id, j.Task())
 	}
 	if id == "" || err != nil {
 		return err
@@ -131,13 +137,17 @@ func (q *Queue) EnqueueToken(j *journal.Journal, tokenID string) error {
 }
 
 // start starts to run a revocation. After Close it is left to the next process.
-func (q *Queue) start(id journal.PendingID) {
+func (q *Queue) start(id journal.PendingID, t journal.Task) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return
 	}
-	q.running.Go(func() { q.run(id) })
+	q.running[id] = &Status{Task: t, Since: time.Now()}
+	q.runs.Go(func() {
+		defer q.over(id)
+		q.run(id)
+	})
 }
 
 // run tries to revoke until nothing is left.
@@ -171,8 +181,13 @@ func (q *Queue) run(id journal.PendingID) {
 			"alloc_id", r.task.AllocID, "task", r.task.Name, "servers", r.servers, "address", address)
 	}
 	began, leases, tokens := time.Now(), len(r.leases), len(r.revoke)
+	q.update(id, r.tell)
 	try := 0
 	for ; !q.attempt(r); try++ {
+		q.update(id, func(s *Status) {
+			r.tell(s)
+			s.Attempts = try + 1
+		})
 		if !q.pause(try) {
 			return
 		}
@@ -188,6 +203,7 @@ func (q *Queue) run(id journal.PendingID) {
 	if e.Step != "" { // a whole journal: the task has ended
 		q.mu.Lock()
 		delete(q.reported, r.task.Key())
+		delete(q.refusals, r.task.Key())
 		q.mu.Unlock()
 	}
 }
@@ -237,6 +253,7 @@ func (q *Queue) report(t journal.Task, event string, err error) {
 	q.mu.Lock()
 	known := q.reported[key]
 	q.reported[key] = true
+	q.refusals[key] = refusal{time.Now(), err}
 	q.mu.Unlock()
 	if !known {
 		q.cfg.Refused(t, event, err)

@@ -61,6 +61,8 @@ type revocation struct {
 	// it is. This server's answers say nothing of it.
 	elsewhere []time.Time
 	servers   []string
+
+	err error // why the last attempt left something
 }
 
 func newRevocation(e journal.Entry, tokens map[string]journal.Token, server string) *revocation {
@@ -109,6 +111,7 @@ func (r *revocation) waits() bool {
 // attempt asks the server once for all that is left of r, tokens first, and reports whether nothing
 // is left.
 func (q *Queue) attempt(r *revocation) bool {
+	r.err = nil
 	for tokenID, t := range r.revoke {
 		err := q.request(r, func(ctx context.Context) error {
 			p := q.cfg.Provider(r.provider)
@@ -128,6 +131,8 @@ func (q *Queue) attempt(r *revocation) bool {
 			if secrets.KindOf(err) == secrets.Refused {
 				q.report(r.task, tokenRefused(), fmt.Errorf("revoke the task's own token: %w", err))
 			}
+		case verdict == retry:
+			r.err = err
 		}
 	}
 	q.attemptLeases(r)
@@ -160,6 +165,9 @@ func (q *Queue) attemptLeases(r *revocation) {
 		switch res := results[i]; {
 		case res.verdict == retry && !ended(l.Ends):
 			left = append(left, l)
+			if res.err != nil {
+				r.err = res.err
+			}
 		case res.verdict == refused:
 			q.report(r.task, leaseRefused(), fmt.Errorf("revoke a lease, which ends by its TTL instead: %w", res.err))
 		}

@@ -12,6 +12,8 @@
 // The two are apart since a container's root with CAP_SYS_ADMIN can remount what is bound into it
 // read-write, and fill it.
 //
+// Others make directories beside them that need no memory: live/, audit/ and status/.
+//
 // Whoever needs a place calls [Open] first, at each use: it is cheap when all is there, makes what is
 // not, and refuses what is not in memory. The plugins of several drivers run at once and share the
 // directory: they make it under a lock. The mounts outlive the plugin: the next process finds them, and mounts
