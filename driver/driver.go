@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/metrics"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
@@ -30,6 +31,7 @@ type Driver struct {
 	events  *events
 	tasks   *tasks
 	live    *liveDirs
+	metrics *metrics.Metrics
 
 	unwatched unwatched
 
@@ -53,6 +55,7 @@ func newDriver(ctx context.Context, name string, w *wrapped, log hclog.Logger) *
 	d := &Driver{
 		name: name, wrapped: w, inner: inner, ctx: ctx, cancel: cancel, closing: closing, close: closeDown, log: log.Named(name), opts: opts,
 		events: newEvents(ctx, log, inner), tasks: newTasks(),
+		metrics: metrics.New(log.Named(name)),
 	}
 	d.live = newLiveDirs(d)
 	return d
@@ -93,7 +96,7 @@ func (d *Driver) keep() (*lifecycle.Keeper, error) {
 		return d.keeper, nil
 	}
 	cfg := d.opts.lifecycle
-	cfg.Log = d.log
+	cfg.Log, cfg.Meter = d.log, d.metrics
 	if cfg.Providers, err = openProviders(d.opts); err != nil {
 		return nil, err
 	}

@@ -173,6 +173,7 @@ func (r *rotation) keep(which func(*change) bool) {
 func (s *Session) fetchFailed(now time.Time, c *change, err error) {
 	c.fails++
 	h := s.secrets[c.name]
+	s.count(c, err)
 	switch {
 	case s.retryable(err):
 		if secrets.IsElsewhere(err) {
@@ -232,6 +233,7 @@ func (s *Session) renderBatch(now time.Time, r *rotation) (*secrets.Set, error) 
 
 // reschedule gives up what was fetched for a change, to try again much later.
 func (s *Session) reschedule(now time.Time, c *change, err error) {
+	s.count(c, err)
 	c.fails++
 	c.at = now.Add(slowBackoff(c.fails, s.k.random()))
 	s.changes[c.name] = c
@@ -348,6 +350,11 @@ func (s *Session) runScript(ctx context.Context, set *secrets.Set, sc secrets.Sc
 // applied ends a rotation that was applied.
 func (s *Session) applied(now time.Time, r *rotation, outcome string, err error) {
 	s.endRotation()
+	if !errors.Is(err, ErrEnded) { // of a task that was stopped meanwhile nothing is to be said
+		for _, c := range r.batch {
+			s.count(c, err)
+		}
+	}
 	if r.mode == secrets.Restart && err != nil {
 		// The task has ended, or is about to be seen to have (C9). The old process may even live on,
 		// so both its leases and the new are kept until End.

@@ -45,8 +45,9 @@ type Session struct {
 	starting *fetched // what the start has fetched; nil: it is over
 	waiting  *waiting // tells what the start waits for
 
-	set   atomic.Pointer[secrets.Set]  // for any goroutine
-	shown atomic.Pointer[secrets.Spec] // spec, for any goroutine
+	set    atomic.Pointer[secrets.Set]   // for any goroutine
+	shown  atomic.Pointer[secrets.Spec]  // spec, for any goroutine
+	gauges atomic.Pointer[[]SecretGauge] // as the loop last left them, for any goroutine
 
 	ctx     context.Context // ends with the session
 	cancel  context.CancelFunc
@@ -109,9 +110,11 @@ type secretState struct {
 	ends   time.Time // when the credential ends, as things are; zero: never, or not known
 	renew  time.Time // when to renew; zero: not to be renewed any more
 	rotate time.Time // when to replace; zero: not known yet
-	why    string    // the reason for rotate
+	why    reason    // for rotate
 	check  time.Time // when to look whether the server still knows the lease; zero: never
 	fails  int       // renewals failed in a row
+	// planned is when it was to be renewed or replaced, however often that has been tried since.
+	planned time.Time
 
 	renewing    bool               // a renewal is under way, or waits for its turn
 	cancelCheck context.CancelFunc // a check is; nil: none
@@ -224,7 +227,7 @@ func (h *secretState) journalled() journal.Secret {
 	return journal.Secret{
 		Provider: h.from.name, Kind: a.Kind, Own: a.Own, LeaseID: a.Lease.ID, Duration: a.Lease.Duration, Renewable: a.Lease.Renewable,
 		IssuedAt: a.At, ExpiresAt: h.ends, Ends: a.Ends, TokenID: h.token.id(),
-		RenewAt: h.renew, RotateAt: h.rotate, Why: h.why, Undelivered: h.undelivered,
+		RenewAt: h.renew, RotateAt: h.rotate, Cause: string(h.why.cause), Why: h.why.text, Undelivered: h.undelivered,
 	}
 }
 
@@ -303,7 +306,7 @@ func (s *Session) resumeSecret(now time.Time, sec *secrets.Secret, hs journal.Se
 			Kind: hs.Kind, Own: hs.Own, Fields: f, Ends: hs.Ends, At: hs.IssuedAt,
 			Lease: secrets.Lease{ID: hs.LeaseID, Duration: hs.Duration, Renewable: hs.Renewable},
 		},
-		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: hs.Why, undelivered: hs.Undelivered,
+		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: resumedReason(hs.Cause, hs.Why), undelivered: hs.Undelivered,
 		digest: s.k.digest(f),
 	}
 	if from.tokens != nil {

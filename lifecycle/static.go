@@ -124,7 +124,7 @@ func (s *Session) staticRead(now time.Time, name string, st *static, fresh *secr
 		if s.takeUnnoticed(name, fresh) {
 			return
 		}
-		s.addChange(now, name, "", fresh, time.Time{})
+		s.addChange(now, name, because(CauseChanged), fresh, time.Time{})
 		if !s.mayKeep() {
 			s.changes[name].fresh = nil
 		}
