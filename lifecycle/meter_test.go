@@ -35,9 +35,11 @@ func (m *tally) Rotated(why Cause, how secrets.Mode, was Result) {
 func (m *tally) Renewed(was Result) { m.add("renewal %s", was) }
 func (m *tally) Requested(what Operation, was Result, took time.Duration) {
 	m.add("%s %s", what, was)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.took[what] += took
+	if was == ResultOK {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.took[what] += took
+	}
 }
 
 // of are the counts whose names begin so.
@@ -152,7 +154,9 @@ func TestCauseOutlivesACrash(t *testing.T) {
 		w.open(many{"db": db("")})
 		w.sleep(45 * time.Minute)
 		w.crash()
+		m.mu.Lock()
 		clear(m.counts)
+		m.mu.Unlock()
 		w.host.hang = ""
 		s := w.recover()
 		w.sleep(10 * time.Second)
@@ -230,7 +234,7 @@ func TestOutageGauge(t *testing.T) {
 		g, err := w.keeper.Gauges()
 		require.NoError(t, err)
 		require.Equal(t, 1, g.RevocationsPending)
-		w.sleep(time.Hour)
+		w.sleep(20 * time.Minute)
 		require.True(t, outage(), "the revocation that is pending is in vain, too")
 		w.vault.set(nil)
 		w.sleep(2 * time.Minute)
@@ -259,6 +263,7 @@ func TestSecretGauges(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
 		withApp(w, "x")
+		w.vault.login = fakeRole{ttl: 1000 * time.Hour, max: 1000 * time.Hour}
 		s := w.open(many{"db": db(""), "app": app("")})
 		began := time.Now()
 		first := w.gaugesOf()
@@ -274,12 +279,13 @@ func TestSecretGauges(t *testing.T) {
 		require.True(t, renewed.Renews.After(time.Now()))
 
 		w.vault.with(func() { w.vault.fail["renew"] = secrets.Errorf(secrets.Outage, "500") })
-		w.sleep(renewed.Renews.Sub(time.Now()) + 10*time.Minute)
+		w.sleep(time.Until(renewed.Renews) + 10*time.Minute)
 		late := w.gaugesOf()["db"]
 		require.Equal(t, renewed, late, "ready, and overdue")
 		require.True(t, late.ReadyAt(time.Now()))
 		require.False(t, late.ReadyAt(late.Expires))
 
+		w.vault.with(func() { w.vault.fail["read database/creds/app"] = secrets.Errorf(secrets.Outage, "500") })
 		w.sleep(24 * time.Hour)
 		require.False(t, w.gaugesOf()["db"].Ready)
 		require.True(t, w.gaugesOf()["app"].Ready)
