@@ -19,9 +19,10 @@ var only = map[string][]string{
 	// A provider is known by name, and by what it can do. The volume driver is not of a task, and knows one provider only.
 	module + "secrets/vault": {"driver", "cmd", "secrets/live/volumes"},
 
-	"github.com/hashicorp/vault/api":     {"secrets/vault", "e2e"},
-	"github.com/hashicorp/nomad/drivers": {"driver"},
-	"github.com/docker/docker":           {"driver", "e2e"},
+	"github.com/hashicorp/vault/api":      {"secrets/vault", "e2e"},
+	"github.com/hashicorp/nomad/drivers":  {"driver"},
+	"github.com/prometheus/client_golang": {"driver/metrics"},
+	"github.com/docker/docker":            {"driver", "e2e"},
 }
 
 // Imports go one way, and nobody but the driver knows a provider, Nomad's drivers or Docker.

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/metrics"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
@@ -31,6 +32,7 @@ type Driver struct {
 	events  *events
 	tasks   *tasks
 	live    *liveDirs
+	metrics *metrics.Metrics
 
 	unwatched unwatched
 
@@ -58,6 +60,7 @@ func newDriver(ctx context.Context, name string, w *wrapped, log hclog.Logger) *
 	d := &Driver{
 		started: time.Now(), name: name, wrapped: w, inner: inner, ctx: ctx, cancel: cancel, closing: closing, close: closeDown, log: log.Named(name), opts: opts,
 		events: newEvents(ctx, log, inner), tasks: newTasks(),
+		metrics: metrics.New(log.Named(name)),
 	}
 	d.live = newLiveDirs(d)
 	return d
@@ -104,7 +107,7 @@ func (d *Driver) keepLocked() (*lifecycle.Keeper, error) {
 		return d.keeper, nil
 	}
 	cfg := d.opts.lifecycle
-	cfg.Log = d.log
+	cfg.Log, cfg.Meter = d.log, d.metrics
 	if cfg.Providers, err = openProviders(d.opts); err != nil {
 		return nil, err
 	}

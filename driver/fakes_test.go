@@ -302,9 +302,10 @@ type fakeSession struct {
 	spec    *secrets.Spec // nil: the usual one
 }
 
-func (s *fakeSession) Set() *secrets.Set   { return &secrets.Set{} }
-func (s *fakeSession) Watch()              {}
-func (s *fakeSession) Reading(string) bool { return false }
+func (s *fakeSession) Set() *secrets.Set                { return &secrets.Set{} }
+func (s *fakeSession) Watch()                           {}
+func (s *fakeSession) Given(map[string]string) []string { return nil }
+func (s *fakeSession) Reading(string) bool              { return false }
 func (s *fakeSession) Live(string) (secrets.Fields, time.Time) {
 	return secrets.Fields{}, time.Time{}
 }

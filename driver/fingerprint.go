@@ -11,6 +11,7 @@ import (
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/guard"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/nomadversion"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
@@ -57,6 +58,7 @@ func (d *Driver) beginInEarnest() {
 	d.background.Go(d.live.sweep)
 	d.warnWithoutAddress()
 	d.background.Go(d.serveOperator)
+	d.serveMetrics()
 	agent := os.Getppid() // later it may be another's
 	d.background.Go(func() { d.compareVersions(nomadversion.Wrapped(), agent) })
 }
@@ -79,6 +81,33 @@ func (d *Driver) warnWithoutAddress() {
 		d.log.Warn(fmt.Sprintf("no address of a secrets server: tasks with secrets cannot start on this node, and its attribute driver.%[1]s.secrets is left out; "+
 			"set `address` in the agent's configuration, plugin %[1]q { config { secrets { address = \"https://…:8200\" } } }, or VAULT_ADDR in the agent's environment, and restart the agent", d.name))
 	}
+}
+
+// serveMetrics answers Prometheus, if the operator gives an address for that.
+func (d *Driver) serveMetrics() {
+	d.mu.Lock()
+	opts := d.opts.metrics
+	d.mu.Unlock()
+	if opts.Address == "" {
+		return
+	}
+	d.metrics.Collect(d.name, opts.PerSecret, d.gauges)
+	d.background.Go(func() { d.metrics.Serve(d.ctx, opts.Address) })
+}
+
+// gauges is how things stand with the secrets of all tasks; false: there is no keeper yet.
+func (d *Driver) gauges() (lifecycle.Gauges, bool) {
+	d.mu.Lock()
+	keeper := d.keeper
+	d.mu.Unlock()
+	if keeper == nil {
+		return lifecycle.Gauges{}, false
+	}
+	g, err := keeper.Gauges()
+	if err != nil {
+		d.log.Warn("metrics: the pending revocations cannot be counted", "error", err)
+	}
+	return g, true
 }
 
 // address is the secrets server's; empty: none is configured.

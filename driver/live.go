@@ -157,6 +157,7 @@ func (l *liveDirs) reads(r live.Reads) {
 	}
 	lines := make([]live.AuditLine, 0, len(r.Opens))
 	for _, o := range r.Opens {
+		l.d.metrics.LiveRead(o.Result, 1)
 		line := live.AuditLine{Time: o.At.UTC(), Field: o.Field, UID: o.UID, PID: o.PID, Result: o.Result}
 		if dir := l.get(o.Dir); dir != nil {
 			line.Alloc, line.Task, line.Secret = dir.task.cfg.AllocID, dir.task.cfg.Name, dir.secret
@@ -164,6 +165,7 @@ func (l *liveDirs) reads(r live.Reads) {
 		lines = append(lines, line)
 	}
 	if r.Lost > 0 {
+		l.d.metrics.LiveRead("lost", r.Lost)
 		lines = append(lines, live.AuditLine{Time: time.Now().UTC(), Result: "lost", Count: r.Lost})
 	}
 	if err := l.audit.Write(lines...); err != nil {

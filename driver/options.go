@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/base"
@@ -47,12 +49,19 @@ type secretsConfig struct {
 	TokenFile          string    `codec:"token_file"`
 	TokenFilePaths     []string  `codec:"token_file_paths"`
 	StateDir           string    `codec:"state_dir"`
+
+	Metrics metricsConfig `codec:"metrics"`
 }
 
 type jwtConfig struct {
 	Path string `codec:"path"`
 	Role string `codec:"role"`
 	File string `codec:"file"`
+}
+
+type metricsConfig struct {
+	Address   string `codec:"address"`
+	PerSecret bool   `codec:"per_secret"`
 }
 
 // defaultSecretsConfig is the options of a plugin without a `secrets` block, and of one whose `jwt` block is
@@ -77,6 +86,7 @@ type options struct {
 	vault     vault.Config
 	lifecycle lifecycle.Config // all but the providers, the journal's directory and the log
 	stateDir  string
+	metrics   metricsConfig
 	docker    dockerEndpoint
 	pidsLimit int64
 	guard     guardOptions
@@ -115,6 +125,7 @@ func parseOptions(name string, raw []byte) (options, error) {
 			MountMaxAge: mustDuration(s.LeaseCheckInterval),
 		},
 		stateDir: filepath.Clean(s.StateDir),
+		metrics:  s.Metrics,
 		lifecycle: lifecycle.Config{
 			JWTMount: s.JWT.Path, JWTRole: s.JWT.Role, JWTFile: s.JWT.File,
 			TokenFile: s.TokenFile, TokenFilePaths: s.TokenFilePaths,
@@ -166,6 +177,9 @@ func (s secretsConfig) check() error {
 	default:
 		refuse("from_policies", "%q is not known; use off, env, files or all", s.FromPolicies)
 	}
+	if err := checkListen(s.Metrics.Address); err != nil {
+		refuse("metrics.address", "%v", err)
+	}
 	if !filepath.IsAbs(s.StateDir) {
 		refuse("state_dir", "%q is not an absolute path", s.StateDir)
 	}
@@ -188,6 +202,18 @@ func (s secretsConfig) check() error {
 func hashOf(raw []byte) string {
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:4])
+}
+
+// checkListen says what is wrong with an address to listen at; empty is none.
+func checkListen(address string) error {
+	if address == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if n, e := strconv.Atoi(port); err != nil || e != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("%q is not an address to listen at; write it like \"127.0.0.1:9641\"", address)
+	}
+	return nil
 }
 
 // mustDuration parses a duration that check has passed.

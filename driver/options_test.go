@@ -52,6 +52,7 @@ func TestOptions(t *testing.T) {
 		must.Eq(t, time.Minute, o.lifecycle.LeaseCheckInterval)
 		must.Eq(t, 2*time.Minute, o.lifecycle.StartTimeout)
 		must.Eq(t, 20, o.lifecycle.RequestRate)
+		must.Eq(t, "", o.metrics.Address)
 	}
 
 	o, err := readOptions(t, "docker-secrets", `config {
@@ -81,6 +82,16 @@ func TestOptions(t *testing.T) {
 	must.Eq(t, "other", o.lifecycle.JWTRole)
 	must.Eq(t, "jwt-nomad", o.lifecycle.JWTMount)
 	must.Eq(t, "unix:///run/other.sock", o.docker.host)
+
+	o, err = readOptions(t, "docker", `config { secrets { metrics { address = "127.0.0.1:9641" } } }`)
+	must.NoError(t, err)
+	must.Eq(t, metricsConfig{Address: "127.0.0.1:9641", PerSecret: true}, o.metrics)
+	o, err = readOptions(t, "docker", `config { secrets { metrics {
+		address    = "[::]:9641"
+		per_secret = false
+	} } }`)
+	must.NoError(t, err)
+	must.Eq(t, metricsConfig{Address: "[::]:9641"}, o.metrics)
 }
 
 // What is wrong is refused, by its key.
@@ -97,6 +108,9 @@ func TestWrongOptions(t *testing.T) {
 		{`request_rate = 0`, "secrets.request_rate: 0 is not a rate"},
 		{`from_policies = "some"`, `secrets.from_policies: "some" is not known; use off, env, files or all`},
 		{`state_dir = "run"`, `secrets.state_dir: "run" is not an absolute path`},
+		{`metrics { adress = "x" }`, `No argument or block type is named "adress"`},
+		{`metrics { address = "9641" }`, `secrets.metrics.address: "9641" is not an address to listen at; write it like "127.0.0.1:9641"`},
+		{`metrics { address = "127.0.0.1:0" }`, `secrets.metrics.address: "127.0.0.1:0" is not an address`},
 		{`token_file = "token"`, `secrets.token_file: "token" is not an absolute path`},
 		{`token_file = "/token"`, "secrets.token_file_paths: needed with token_file"},
 		{`token_file_paths = ["secret/*"]`, "secrets.token_file_paths: set without token_file"},

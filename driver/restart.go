@@ -145,6 +145,7 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 	t.holdLogsOver()
 
 	old, byItself, saw := t.end(waiting, resumed)
+	ended := time.Now()
 	crashpoint.Reached(crashpoint.OldStopped, t.cfg.Name)
 	switch {
 	case saw != foundGone:
@@ -184,6 +185,7 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 	if err != nil {
 		return t.giveUp(old, err)
 	}
+	t.d.metrics.Restarted(time.Since(ended))
 	t.setProcess(proc)
 	t.watch()
 	if err := t.writeRecord(false); err != nil {

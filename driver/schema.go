@@ -29,6 +29,10 @@ var secretsBlock = hclspec.NewBlock("secrets", false, hclspec.NewObject(map[stri
 	"token_file":           hclspec.NewAttr("token_file", "string", false),
 	"token_file_paths":     hclspec.NewAttr("token_file_paths", "list(string)", false),
 	"state_dir":            withDefault("state_dir", "string", `"/run/nomad-driver-secrets"`),
+	"metrics": hclspec.NewBlock("metrics", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"address":    hclspec.NewAttr("address", "string", false),
+		"per_secret": withDefault("per_secret", "bool", `true`),
+	})),
 }))
 
 // fileBlock is a `file "PATH" {}` block, of a secret or of the task. A task's own takes templates

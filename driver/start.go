@@ -112,7 +112,7 @@ func lifecycleTask(driver string, cfg *drivers.TaskConfig) lifecycle.Task {
 	}
 	return lifecycle.Task{
 		Driver: driver, AllocID: cfg.AllocID, Name: cfg.Name, ID: cfg.ID,
-		Namespace: cfg.Namespace, JobID: cfg.JobID,
+		Namespace: cfg.Namespace, JobID: cfg.JobID, Group: cfg.TaskGroupName,
 		AllocIndex: index, Dir: cfg.TaskDir().Dir, UID: jwtOwner(cfg.User),
 	}
 }

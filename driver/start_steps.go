@@ -55,6 +55,7 @@ func (st *start) stepsWith() []steps.Step {
 		{Do: st.openFiles, Undo: st.removeFiles},
 		{Do: st.openSession, Undo: st.endSession},
 		{Do: st.checkGranted},
+		{Do: st.sayWhatIsGiven},
 		{Do: st.prepareLive},
 		{Do: st.startProcess, Undo: st.discardProcess},
 		{Do: st.journalHandle},
@@ -152,6 +153,14 @@ func (st *start) endSession() error {
 func (st *start) checkGranted(context.Context) error {
 	if st.byDefault && len(st.t.session.Spec().Secrets) == 0 {
 		return errNothingGranted
+	}
+	return nil
+}
+
+// sayWhatIsGiven tells the operator what the task gets. The program has not run yet: what stands in an event is no promise.
+func (st *start) sayWhatIsGiven(context.Context) error {
+	for _, event := range st.t.session.Given(st.t.cfg.Env) {
+		st.t.Event(event)
 	}
 	return nil
 }

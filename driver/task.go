@@ -46,6 +46,7 @@ type session interface {
 	Spec() *secrets.Spec
 	Driver() json.RawMessage
 	SetDriver(json.RawMessage) error
+	Given(env map[string]string) (events []string)
 	Watch()
 	EnqueueRevocations()
 	End()

@@ -14,7 +14,7 @@ import (
 type change struct {
 	name   string
 	change secrets.Change
-	why    string // empty: somebody wrote a static secret
+	why    reason
 	// fresh is what to replace it with, where that is there already; else it is fetched when the
 	// change is due, so that it lives as long as can be.
 	fresh  *secretState
@@ -41,7 +41,7 @@ func byName(a, b *change) int { return strings.Compare(a.name, b.name) }
 // waits no longer than that; zero for what does not end, or can still be renewed.
 //
 // A change is not journalled before it is applied: after a restart of the plugin its cause must find it again.
-func (s *Session) addChange(now time.Time, name, why string, fresh *secretState, limit time.Time) {
+func (s *Session) addChange(now time.Time, name string, why reason, fresh *secretState, limit time.Time) {
 	c := s.changes[name]
 	if c == nil {
 		c = &change{name: name, change: s.secrets[name].secret.Change, why: why}
@@ -73,7 +73,7 @@ func (s *Session) addChange(now time.Time, name, why string, fresh *secretState,
 
 // replaceBefore is addChange for a cause that is found again at each step until the secret is replaced: it adds nothing to a
 // change that is on its way, but for a limit that it has not known.
-func (s *Session) replaceBefore(now time.Time, name, why string, limit time.Time) {
+func (s *Session) replaceBefore(now time.Time, name string, why reason, limit time.Time) {
 	c := s.changes[name]
 	switch {
 	case s.rotation.has(name):
@@ -87,15 +87,15 @@ func (c *change) reason() string {
 	const resumed = "resumed after a restart of the plugin"
 	switch {
 	case !c.interrupted:
-		return c.why
-	case c.why == "":
+		return c.why.text
+	case c.why.text == "":
 		return resumed
 	}
-	return c.why + "; " + resumed
+	return c.why.text + "; " + resumed
 }
 
-// cause is why a secret was replaced, for operators.
-func (c *change) cause() string {
+// replacedBy is why a secret was replaced, for operators.
+func (c *change) replacedBy() string {
 	if c.added {
 		return "the policies grant it now"
 	}
@@ -106,7 +106,7 @@ func (c *change) cause() string {
 func (s *Session) addDrop(now time.Time, name string) {
 	c := s.changes[name]
 	only := c == nil || c.onlyDrop
-	s.addChange(now, name, "", nil, time.Time{})
+	s.addChange(now, name, because(CauseWithdrawn), nil, time.Time{})
 	c = s.changes[name]
 	c.drop, c.onlyDrop = true, only
 }

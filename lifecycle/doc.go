@@ -65,6 +65,9 @@
 // done, across restarts of the plugin (E1). Recover makes a Session of the journal of a task that runs, and asks
 // the server nothing (C4).
 //
+// What is done is counted (meter.go), each request to a provider around it (requests.go); and how things stand the loop publishes after each of
+// its steps (gauges.go), so that whoever asks waits for no session.
+//
 // # Invariants
 //
 //   - No lease and no token of ours exists that neither the journal nor a pending revocation names, but for one

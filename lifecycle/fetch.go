@@ -21,6 +21,7 @@ func (s *Session) begin(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)() // Close does not wait for an outage
 	s.waiting = newWaiting(s.host.Event)
+	s.publishStarting()
 	s.starting = s.k.memory.open()
 	defer func() {
 		s.starting.close()
@@ -50,6 +51,7 @@ func (s *Session) fetchGranted(ctx context.Context) error {
 	grants.awaitRest()
 	s.publish(time.Now())
 	crashpoint.Reached(crashpoint.SecretsJournalled, s.task.Name)
+	s.publishGauges(time.Now())
 	return nil
 }
 
@@ -351,16 +353,16 @@ func (s *Session) schedule(now time.Time, h *secretState) {
 		if l.Renewable && l.Duration > 0 {
 			h.renew = renewAt(h.answer.At, l.Duration, s.k.random())
 		} else if l.Duration > 0 {
-			s.rotateBeforeEnd(now, h, "its lease cannot be renewed")
+			s.rotateBeforeEnd(now, h, because(CauseNotRenewable))
 		}
 	case secrets.Issued:
 		h.rotate = issuedAt(h.answer.At, h.ends, s.need(h), s.k.random())
-		h.why = "it ends at " + clock(h.ends)
+		h.why = reason{CauseExpiring, "it ends at " + clock(h.ends)}
 	}
 }
 
 // rotateBeforeEnd notes that a lease will not be extended any more, and decides when to replace it (C2).
-func (s *Session) rotateBeforeEnd(now time.Time, h *secretState, why string) {
+func (s *Session) rotateBeforeEnd(now time.Time, h *secretState, why reason) {
 	h.renew = time.Time{}
 	h.rotate, h.why = rotateAt(now, h.ends, h.answer.Lease.Duration, s.need(h)), why
 }

@@ -41,7 +41,8 @@ type Config struct {
 	StartTimeout       time.Duration
 	RequestRate        float64 // background requests a second
 
-	Log hclog.Logger
+	Meter Meter // counts what is done; nil: nothing does
+	Log   hclog.Logger
 }
 
 var (
@@ -64,6 +65,7 @@ var (
 type Keeper struct {
 	cfg       Config
 	providers providers
+	requests  *requests
 	files     privateFiles
 	random    func() float64 // in [0, 1); safe for concurrent use
 
@@ -89,9 +91,14 @@ func New(cfg Config) (*Keeper, error) {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
+	if cfg.Meter == nil {
+		cfg.Meter = noMeter{}
+	}
+	requests := newRequests(cfg.Meter)
 	k := &Keeper{
 		cfg:       cfg,
-		providers: newProviders(cfg.Providers),
+		providers: newProviders(cfg.Providers, requests),
+		requests:  requests,
 		files:     privateFiles{taskdir.HardenPrivate, taskdir.ReadPrivate},
 		random:    mathrand.Float64,
 		digestKey: make([]byte, 32),

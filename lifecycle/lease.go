@@ -66,6 +66,7 @@ func (s *Session) renew(name string, h *secretState) {
 func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Time, got secrets.Lease, err error) {
 	if !at.IsZero() { // else it was not sent
 		s.logRequest("renewal", at, err, "secret", name)
+		s.k.cfg.Meter.Renewed(resultOf(err))
 	}
 	if err != nil && secrets.KindOf(err) != secrets.Gone {
 		s.noteError(name, err)
@@ -78,7 +79,7 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 		h.ends = at.Add(got.Duration)
 		h.check = s.nextCheck(at)
 		if atMaximum(h.answer.Lease.Duration, got.Duration) {
-			s.rotateBeforeEnd(now, h, "its lease reached its maximum")
+			s.rotateBeforeEnd(now, h, because(CauseLeaseMaximum))
 		} else {
 			h.renew = renewAt(at, got.Duration, s.k.random())
 		}
@@ -91,20 +92,20 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 		h.fails++
 		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
 	case secrets.KindOf(err) == secrets.Gone:
-		s.secretLost(now, name, h, "its lease was revoked or has expired")
+		s.secretLost(now, name, h, reason{CauseRevoked, "its lease was revoked or has expired"})
 	case secrets.KindOf(err) == secrets.Refused:
 		h.fails++
 		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
 		s.askToken(limit.Rotate, func() {
 			s.emitOnce(keyRenewal(name), eventRenewalRefused(name))
 			if s.secrets[name] == h && !h.lost {
-				s.rotateBeforeEnd(time.Now(), h, "its lease may not be renewed")
+				s.rotateBeforeEnd(time.Now(), h, because(CauseRenewalRefused))
 				s.note()
 			}
 		})
 	default:
 		s.log.Warn("a lease cannot be renewed", "secret", name, "error", err)
-		s.rotateBeforeEnd(now, h, "its lease cannot be renewed")
+		s.rotateBeforeEnd(now, h, because(CauseNotRenewable))
 		s.note()
 	}
 }
@@ -138,7 +139,7 @@ func (s *Session) leaseChecked(now time.Time, name string, h *secretState, at ti
 	case s.retryable(err):
 		h.check = earliest(h.check, now.Add(backoff(s.outageOf(h.from).fails+1, s.k.random())))
 	case secrets.KindOf(err) == secrets.Gone:
-		s.secretLost(now, name, h, "its lease was revoked")
+		s.secretLost(now, name, h, because(CauseRevoked))
 	case secrets.KindOf(err) == secrets.Refused:
 		s.askToken(limit.Rotate, func() {
 			s.noteError(name, err)
@@ -189,12 +190,12 @@ func (s *Session) ranOut(h *secretState, end time.Time) string {
 }
 
 // secretLost is for a credential that has ended, or was revoked: nothing is left to wait for (C6).
-func (s *Session) secretLost(now time.Time, name string, h *secretState, why string) {
+func (s *Session) secretLost(now time.Time, name string, h *secretState, why reason) {
 	if h.lost {
 		return
 	}
 	if end := s.endOf(h); due(now, end) {
-		why = s.ranOut(h, end)
+		why = reason{CauseExpired, s.ranOut(h, end)}
 	}
 	h.lost = true
 	h.renew, h.check, h.rotate = time.Time{}, time.Time{}, time.Time{}

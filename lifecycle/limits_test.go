@@ -196,7 +196,7 @@ func TestLimitNoRoomForRotation(t *testing.T) {
 func TestLimitOfEvents(t *testing.T) {
 	r := &rotation{}
 	for i := range 200 {
-		r.batch = append(r.batch, &change{name: fmt.Sprintf("secret-%03d", i), why: "its lease cannot be renewed"})
+		r.batch = append(r.batch, &change{name: fmt.Sprintf("secret-%03d", i), why: because(CauseNotRenewable)})
 	}
 	said := eventRotated(r, "task restarted in place")
 	require.Contains(t, said, `secret "secret-000" rotated`)

@@ -40,9 +40,6 @@ const (
 // goes on trying.
 const operationRetries = 10 * time.Second
 
-// causeRotate is why a credential is replaced that nothing is wrong with.
-const causeRotate = "an operator asked for a new one"
-
 func (s *Session) beginOperation(now time.Time, op *operation, secret string) {
 	op.began, op.secrets = now, map[string]*operated{}
 	for i := range s.spec.Secrets {
@@ -90,7 +87,7 @@ func (s *Session) retryNow(now time.Time, name string, h *secretState) {
 // rotateNow has a credential replaced.
 func (s *Session) rotateNow(now time.Time, name string, h *secretState) {
 	s.retryNow(now, name, h)
-	s.addChange(now, name, causeRotate, nil, time.Time{})
+	s.addChange(now, name, because(CauseOperator), nil, time.Time{})
 	if !s.rotation.has(name) { // else what is new is being fetched
 		s.changes[name].fresh = nil // what waits to be given to the task may be what has leaked
 	}
@@ -270,7 +267,7 @@ func (s *Session) settled(now time.Time, op *operation, name string, o *operated
 	case h.changed.Before(op.began):
 		return s.outcome(name, Unchanged, s.unchangedDetail(h)), true
 	}
-	out = s.outcome(name, Replaced, h.cause+"; "+describeAction(h.secret.Change.Mode))
+	out = s.outcome(name, Replaced, h.changedBy+"; "+describeAction(h.secret.Change.Mode))
 	switch {
 	case h.answer.Kind != secrets.Leased || op.kind != Rotate:
 	case h.oldUntil.IsZero():

@@ -327,7 +327,7 @@ func (s *Session) granted(now time.Time, got map[string]*secretState, failed map
 		s.secrets[name] = h
 		s.schedule(now, h)
 		s.subscribeTo(name, h)
-		s.addChange(now, name, "", h, time.Time{})
+		s.addChange(now, name, because(CauseGranted), h, time.Time{})
 		s.changes[name].added, s.changes[name].drop = true, false
 	}
 	if len(added) > 0 {

@@ -83,7 +83,7 @@ type provider struct {
 // providers are those that the driver has handed over, by name. What each can do is found out here and nowhere else.
 type providers map[string]*provider
 
-func newProviders(all map[string]Provider) providers {
+func newProviders(all map[string]Provider, r *requests) providers {
 	ps := providers{}
 	for name, p := range all {
 		of := &provider{name: name, Provider: p}
@@ -91,6 +91,7 @@ func newProviders(all map[string]Provider) providers {
 		of.tokens, _ = p.(Issuer)
 		of.leases, _ = p.(Leaser)
 		of.discovery, _ = p.(Discoverer)
+		r.measure(of)
 		ps[name] = of
 	}
 	return ps

@@ -54,7 +54,7 @@ func (st state) record() *journal.Rotation {
 	}
 	r := &journal.Rotation{}
 	for _, c := range st.applying {
-		r.Changes = append(r.Changes, journal.Change{Name: c.name, Apply: c.change, Why: c.why, Added: c.added, Dropped: c.drop})
+		r.Changes = append(r.Changes, journal.Change{Name: c.name, Apply: c.change, Cause: string(c.why.cause), Why: c.why.text, Added: c.added, Dropped: c.drop})
 	}
 	return r
 }
@@ -144,7 +144,7 @@ func (s *Session) resumeRecord(now time.Time, e journal.Entry) {
 		for _, rc := range e.Rotation.Changes {
 			h := s.secrets[rc.Name]
 			r.batch = append(r.batch, &change{
-				name: rc.Name, change: rc.Apply, why: rc.Why, fresh: h, at: now, latest: now,
+				name: rc.Name, change: rc.Apply, why: resumedReason(rc.Cause, rc.Why), fresh: h, at: now, latest: now,
 				added: rc.Added, drop: h == nil, interrupted: true, replaces: replaced[rc.Name],
 			})
 			r.mode = strongest(r.mode, rc.Apply.Mode)
@@ -157,7 +157,7 @@ func (s *Session) resumeRecord(now time.Time, e journal.Entry) {
 	}
 	for name, h := range s.secrets {
 		if h.undelivered && !s.rotation.has(name) {
-			s.addChange(now, name, "", h, now)
+			s.addChange(now, name, because(CauseGranted), h, now)
 			s.changes[name].added = true
 		}
 	}

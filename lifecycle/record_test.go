@@ -144,7 +144,7 @@ func TestRecoverRemoving(t *testing.T) {
 		g.grant("secret/data/cert")
 		w.sleep(5 * time.Minute)
 		require.Equal(t, []journal.Change{{
-			Name: "app", Apply: s.rotation.batch[0].change, Dropped: true,
+			Name: "app", Apply: s.rotation.batch[0].change, Cause: string(CauseWithdrawn), Dropped: true,
 		}}, w.entry().Rotation.Changes)
 		require.Equal(t, 1, uses(w.entry())[journal.LeaseReplaced])
 		w.crash()

@@ -178,6 +178,7 @@ func (s *Session) fetchFailed(now time.Time, c *change, err error) {
 	c.fails++
 	s.noteError(c.name, err)
 	h := s.secrets[c.name]
+	s.count(c, err)
 	switch {
 	case s.retryable(err):
 		if secrets.IsElsewhere(err) {
@@ -237,6 +238,7 @@ func (s *Session) renderBatch(now time.Time, r *rotation) (*secrets.Set, error) 
 
 // reschedule gives up what was fetched for a change, to try again much later.
 func (s *Session) reschedule(now time.Time, c *change, err error) {
+	s.count(c, err)
 	c.fails++
 	s.noteError(c.name, err)
 	c.at = now.Add(slowBackoff(c.fails, s.k.random()))
@@ -354,6 +356,11 @@ func (s *Session) runScript(ctx context.Context, set *secrets.Set, sc secrets.Sc
 // applied ends a rotation that was applied.
 func (s *Session) applied(now time.Time, r *rotation, outcome string, err error) {
 	s.endRotation()
+	if !errors.Is(err, ErrEnded) { // of a task that was stopped meanwhile nothing is to be said
+		for _, c := range r.batch {
+			s.count(c, err)
+		}
+	}
 	if r.mode == secrets.Restart && err != nil {
 		// The task has ended, or is about to be seen to have (C9). The old process may even live on,
 		// so both its leases and the new are kept until End.
@@ -367,7 +374,7 @@ func (s *Session) applied(now time.Time, r *rotation, outcome string, err error)
 		h := s.secrets[c.name]
 		if h != nil {
 			h.undelivered = false
-			h.changed, h.cause, h.unapplied, h.oldUntil = now, c.cause(), err != nil, time.Time{}
+			h.changed, h.changedBy, h.unapplied, h.oldUntil = now, c.replacedBy(), err != nil, time.Time{}
 		} else {
 			s.forget(c.name)
 		}

@@ -45,11 +45,12 @@ type Session struct {
 	starting *fetched // what the start has fetched; nil: it is over
 	waiting  *waiting // tells what the start waits for
 
-	set       atomic.Pointer[secrets.Set]  // for any goroutine
-	shown     atomic.Pointer[secrets.Spec] // spec, for any goroutine
-	published atomic.Pointer[TaskStatus]   // for any goroutine
-	watched   atomic.Bool                  // the loop runs, or has run
-	failed    atomic.Bool                  // it ended because of an error in this plugin
+	set       atomic.Pointer[secrets.Set]   // for any goroutine
+	shown     atomic.Pointer[secrets.Spec]  // spec, for any goroutine
+	published atomic.Pointer[TaskStatus]    // for any goroutine
+	watched   atomic.Bool                   // the loop runs, or has run
+	failed    atomic.Bool                   // it ended because of an error in this plugin
+	gauges    atomic.Pointer[[]SecretGauge] // as the loop last left them, for any goroutine
 
 	ctx     context.Context // ends with the session
 	cancel  context.CancelFunc
@@ -115,9 +116,11 @@ type secretState struct {
 	ends   time.Time // when the credential ends, as things are; zero: never, or not known
 	renew  time.Time // when to renew; zero: not to be renewed any more
 	rotate time.Time // when to replace; zero: not known yet
-	why    string    // the reason for rotate
+	why    reason    // for rotate
 	check  time.Time // when to look whether the server still knows the lease; zero: never
 	fails  int       // renewals failed in a row
+	// planned is when it was to be renewed or replaced, however often that has been tried since.
+	planned time.Time
 
 	renewing    bool               // a renewal is under way, or waits for its turn
 	cancelCheck context.CancelFunc // a check is; nil: none
@@ -129,7 +132,7 @@ type secretState struct {
 	undelivered bool // the task has not had it yet: a change delivers it
 
 	changed   time.Time // when it was last given to the task, after its start; zero: never
-	cause     string    // why
+	changedBy string    // why
 	unapplied bool      // what was to be done to the task then has failed
 	oldUntil  time.Time // until when what it has replaced may live on; zero: it is revoked by then
 
@@ -238,8 +241,8 @@ func (h *secretState) journalled() journal.Secret {
 	return journal.Secret{
 		Provider: h.from.name, Kind: a.Kind, Own: a.Own, LeaseID: a.Lease.ID, Duration: a.Lease.Duration, Renewable: a.Lease.Renewable,
 		IssuedAt: a.At, ExpiresAt: h.ends, Ends: a.Ends, TokenID: h.token.id(),
-		RenewAt: h.renew, RotateAt: h.rotate, Why: h.why, Undelivered: h.undelivered,
-		ChangedAt: h.changed, Cause: h.cause,
+		RenewAt: h.renew, RotateAt: h.rotate, Cause: string(h.why.cause), Why: h.why.text, Undelivered: h.undelivered,
+		ChangedAt: h.changed, ChangedBy: h.changedBy,
 	}
 }
 
@@ -319,8 +322,8 @@ func (s *Session) resumeSecret(now time.Time, sec *secrets.Secret, hs journal.Se
 			Kind: hs.Kind, Own: hs.Own, Fields: f, Ends: hs.Ends, At: hs.IssuedAt,
 			Lease: secrets.Lease{ID: hs.LeaseID, Duration: hs.Duration, Renewable: hs.Renewable},
 		},
-		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: hs.Why, undelivered: hs.Undelivered,
-		digest: s.k.digest(f), changed: hs.ChangedAt, cause: hs.Cause,
+		ends: hs.ExpiresAt, renew: hs.RenewAt, rotate: hs.RotateAt, why: resumedReason(hs.Cause, hs.Why), undelivered: hs.Undelivered,
+		digest: s.k.digest(f), changed: hs.ChangedAt, changedBy: hs.ChangedBy,
 	}
 	if from.tokens != nil {
 		h.token = s.tokens.of(hs.TokenID)

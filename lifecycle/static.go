@@ -130,7 +130,7 @@ func (s *Session) staticRead(now time.Time, name string, st *static, fresh *secr
 		if s.takeUnnoticed(name, fresh) {
 			return
 		}
-		s.addChange(now, name, "", fresh, time.Time{})
+		s.addChange(now, name, because(CauseChanged), fresh, time.Time{})
 		if !s.mayKeep() {
 			s.changes[name].fresh = nil
 		}
@@ -173,7 +173,7 @@ func (s *Session) takeUnnoticed(name string, fresh *secretState) bool {
 		}
 		// What the engine tells of its own settings does not count, and stays as the task has it.
 		same := *fresh
-		same.changed, same.cause, same.unapplied, same.oldUntil = old.changed, old.cause, old.unapplied, old.oldUntil
+		same.changed, same.changedBy, same.unapplied, same.oldUntil = old.changed, old.changedBy, old.unapplied, old.oldUntil
 		same.answer.Fields = fresh.answer.Fields.WithFrom(old.answer.Fields, fresh.answer.Settings)
 		if live := fresh.secret.Live; live != nil && live.Acts && s.k.digest(same.answer.Fields) != s.k.digest(old.answer.Fields) {
 			return false

@@ -222,7 +222,7 @@ func (s *Session) secretStatus(now time.Time, sec *secrets.Secret) SecretStatus 
 	}
 	st.Kind, st.Fetched = kindName(h.answer.Kind), h.answer.At
 	st.NextRenewal, st.NextRotation, st.Expires = h.renew, h.rotate, s.endOf(h)
-	st.Changed, st.Cause = h.changed, h.cause
+	st.Changed, st.Cause = h.changed, h.changedBy
 	if c != nil {
 		st.NextRotation = c.at
 	}

@@ -90,7 +90,7 @@ func TestReadWhileLoggingInAgain(t *testing.T) {
 					w.sleep(time.Second)
 				}
 				w.vault.with(func() { w.vault.fail["check"], w.vault.fail["renew database"] = errGone, errGone })
-				inLoop(s, func() { s.secretLost(time.Now(), "db", s.secrets["db"], "its lease was revoked") })
+				inLoop(s, func() { s.secretLost(time.Now(), "db", s.secrets["db"], because(CauseRevoked)) })
 				w.vault.with(func() { clear(w.vault.fail) })
 				w.sleep(time.Minute)
 				for range 100 {

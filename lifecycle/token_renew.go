@@ -94,6 +94,7 @@ func (s *Session) renewToken() {
 		now := time.Now()
 		if !at.IsZero() { // else it was not sent
 			s.logRequest("token renewal", at, err)
+			s.k.cfg.Meter.Renewed(resultOf(err))
 		}
 		if err != nil {
 			s.noteError("", err)
@@ -165,7 +166,7 @@ func (s *Session) tokenLost(now time.Time) {
 	s.host.Event(eventTokenLost(s.tokens.identity))
 	for name, h := range s.secrets {
 		if h.token == l && h.answer.Kind == secrets.Leased {
-			s.secretLost(now, name, h, "the token it was made under has ended")
+			s.secretLost(now, name, h, because(CauseTokenEnded))
 		}
 	}
 }
@@ -225,7 +226,7 @@ func (s *Session) followToken(now time.Time, name string, h *secretState) {
 		h.token = s.tokens.current
 		h.check = earliest(h.check, between(now, 0, 2*time.Second, s.k.random()))
 	default:
-		s.replaceBefore(now, name, "the token it was made under reached its maximum", earliest(h.token.ends, h.ends))
+		s.replaceBefore(now, name, because(CauseTokenMaximum), earliest(h.token.ends, h.ends))
 	}
 }
 

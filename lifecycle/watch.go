@@ -49,7 +49,9 @@ func (s *Session) step(now time.Time) (next time.Time) {
 	for name, st := range s.statics {
 		next = earliest(next, s.stepStatic(now, name, st))
 	}
-	return earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now), s.stepOperations(now))
+	next = earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now), s.stepOperations(now))
+	s.publishGauges(now)
+	return next
 }
 
 // do runs a request beside the loop. What it returns is run by the loop, unless the session has
@@ -70,6 +72,7 @@ func (s *Session) contain() {
 	}
 	s.failed.Store(true)
 	s.cancel()
+	s.unready()
 	s.log.Error("the watch over a task's secrets ended because of an error in this plugin; please report it", "error", p, "stack", p.Stack)
 	s.host.Event(eventWatchFailed())
 }

@@ -64,9 +64,10 @@ type AgentOptions struct {
 	// ClientCommand is what the client's command line is an argument of, unshare(1) for example.
 	ClientCommand []string
 
-	DockerHCL  string // in config of both docker drivers
-	RawExecHCL string // in config of both raw_exec drivers
-	SecretsHCL string // in the secrets block
+	DockerHCL  string            // in config of both docker drivers
+	RawExecHCL string            // in config of both raw_exec drivers
+	SecretsHCL string            // in the secrets block
+	Metrics    map[string]string // driver → the address of its metrics; empty: none
 	ClientHCL  string
 	VaultHCL   string
 	AgentHCL   string // at the top level of the client
@@ -202,8 +203,12 @@ func (a *Agent) secretsBlock(driver string) string {
 	if role == "" {
 		role = DefaultWorkloadRole
 	}
-	return fmt.Sprintf("    secrets {\n%s      jwt {\n        path = %q\n        role = %q\n      }\n%s    }\n",
-		attributes("      ", attrs), a.opts.AuthPath, role, block(a.opts.SecretsHCL))
+	metrics := ""
+	if address := a.opts.Metrics[driver]; address != "" {
+		metrics = fmt.Sprintf("      metrics {\n        address = %q\n      }\n", address)
+	}
+	return fmt.Sprintf("    secrets {\n%s      jwt {\n        path = %q\n        role = %q\n      }\n%s%s    }\n",
+		attributes("      ", attrs), a.opts.AuthPath, role, metrics, block(a.opts.SecretsHCL))
 }
 
 // attributes are `name = value` lines, sorted. JSON's strings, numbers, booleans and lists are HCL's.

@@ -83,11 +83,12 @@ type Secret struct {
 	// What the session has decided, so that a recovery neither forgets nor repeats it.
 	RenewAt     time.Time `json:",omitzero"`
 	RotateAt    time.Time `json:",omitzero"`
-	Why         string    `json:",omitempty"`       // the reason for RotateAt
+	Cause       string    `json:",omitempty"`       // the reason for RotateAt; empty: an older version wrote it
+	Why         string    `json:",omitempty"`       // the same, as events say it
 	Undelivered bool      `json:"Untold,omitempty"` // the task has not had it yet (the field's first name is kept)
 	// When and why the task was last given another, for operators.
 	ChangedAt time.Time `json:",omitzero"`
-	Cause     string    `json:",omitempty"`
+	ChangedBy string    `json:",omitempty"`
 }
 
 // Lease is what revoking a lease takes.

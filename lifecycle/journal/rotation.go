@@ -24,6 +24,7 @@ type Rotation struct {
 type Change struct {
 	Name    string
 	Apply   secrets.Change // what the task is told, and how
+	Cause   string         `json:",omitempty"` // empty: an older version wrote it
 	Why     string         `json:",omitempty"` // empty: somebody wrote a static secret, or an older version noted no reason
 	Added   bool           `json:",omitempty"` // the task has not had it before
 	Dropped bool           `json:",omitempty"` // the task is to have it no more

@@ -8,6 +8,7 @@ type Task struct {
 	ID      string // Nomad's id of this start of the task
 	// Namespace and JobID are the job's: whose turn it is, where tenants share something (C11).
 	Namespace, JobID string
+	Group            string // the job's task group; empty: an older version wrote it
 	AllocIndex       int
 	Dir              string // the task directory on the host
 	// UID is of the job's `user` on the host, whom Nomad gives the identity's JWT; 0 if there is none.

@@ -82,6 +82,12 @@ func (q *Queue) Close() {
 	q.runs.Wait()
 }
 
+// Pending is how many revocations are not done yet.
+func (q *Queue) Pending() (int, error) {
+	left, err := q.pending.List()
+	return len(left), err
+}
+
 // Enqueue ends a task's journal: from its return on the revocation of all its leases, and of its token if
 // that is ours, is pending, whatever happens to this process (E1, E2). The first attempt begins at once.
 // The journal is closed by it. Idempotent.
