@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/pull"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
@@ -30,6 +31,7 @@ type Driver struct {
 	events  *events
 	tasks   *tasks
 	live    *liveDirs
+	pulls   pull.Turns // of tasks without secrets, too
 
 	unwatched unwatched
 

@@ -70,7 +70,10 @@ func (st *start) compile(context.Context) (err error) {
 	if st.spec, err = secrets.Compile(st.ours, providerNames()...); err != nil {
 		return err
 	}
-	return st.spec.CheckLiveDirs(st.d.wrapped.inContainer)
+	if err := st.spec.CheckLiveDirs(st.d.wrapped.inContainer); err != nil {
+		return err
+	}
+	return checkRegistryAuth(st.spec, st.d.wrapped.inContainer, st.cfg)
 }
 
 func (st *start) openKeeper(context.Context) error {
@@ -177,6 +180,7 @@ func (st *start) startProcess(ctx context.Context) error {
 		return err
 	}
 	t.setProcess(proc)
+	t.session.ImagePulled()
 	// Not before the process has them, too: were we the only ones, then with a crash of ours the last
 	// writer would be gone, and Nomad would start the task again with nobody who reads its logs.
 	t.holdLogs()

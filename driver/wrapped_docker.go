@@ -28,6 +28,7 @@ var wrappedDocker = wrapped{
 		}
 		return rootsFiles, guard.RemoveForeign(cfg.AllocDir, "hosts")
 	},
+	pullTurn:    takePullTurn,
 	releaseLogs: (*Driver).releaseLater,
 	guardStart:  guardContainerStart,
 }
