@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -53,8 +55,11 @@ func TestLongFinishing(t *testing.T) {
 			}
 			return err
 		})
+		_, failed := clients.soFar()
+		require.Empty(t, failed, "rotation %d", n)
 	}
-	served, failed := clients.stop()
+	clients.stop()
+	served, failed := clients.soFar()
 	t.Logf("requests served, by allocation: %v", served)
 	require.Empty(t, failed)
 	require.Len(t, served, 2, "both have served")
@@ -77,7 +82,7 @@ type clients struct {
 func load(l *lab.Lab, url string) *clients {
 	ctx, cancel := context.WithCancel(l.Ctx)
 	c := &clients{cancel: cancel, served: map[string]int{}}
-	l.T.Cleanup(func() { c.stop() })
+	l.T.Cleanup(c.stop)
 	transport := &http.Transport{DisableKeepAlives: true}
 	for range 8 {
 		c.done.Go(func() {
@@ -114,8 +119,14 @@ func get(ctx context.Context, transport http.RoundTripper, url string) (string, 
 }
 
 // stop ends them, once what they have asked is answered.
-func (c *clients) stop() (served map[string]int, failed []string) {
+func (c *clients) stop() {
 	c.cancel()
 	c.done.Wait()
-	return c.served, c.failed
+}
+
+// soFar is what has come of the requests.
+func (c *clients) soFar() (served map[string]int, failed []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.served), slices.Clone(c.failed)
 }
