@@ -48,6 +48,8 @@ type wrapped struct {
 
 	// check refuses what Nomad's client refuses for the built-in, and does not ask a plugin about; nil: nothing.
 	check func(*drivers.TaskConfig) error
+	// pullTurn waits until a start may pull its image, and gives what is to be called when it has; nil: none is pulled.
+	pullTurn func(*Driver, *drivers.TaskConfig) (release func(), err error)
 	// guardDirs makes safe what the inner driver makes in the allocation's directory, and names the files that it opens
 	// in the task's as root.
 	guardDirs func(*drivers.TaskConfig) (rootsFiles []string, err error)

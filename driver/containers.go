@@ -107,6 +107,8 @@ func (c *containers) waitingConfig(ctx context.Context, t *task, channel launche
 	delete(options, "args")
 	if image := t.currentProcess().image; image != "" { // a rotation never changes the image (C10)
 		options["image"], options["force_pull"], options["load"] = image, false, ""
+	} else if login := t.session.RegistryLogin(); login != nil {
+		options["auth"] = registryAuth(login)
 	}
 	cfg, err := t.innerConfig(nil, options)
 	if err != nil {

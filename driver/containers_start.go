@@ -75,9 +75,10 @@ func (st *containerStart) startHeld(ctx context.Context) error {
 		return err
 	}
 	st.command = command
+	login := st.t.session.RegistryLogin()
 	handle, network, err := st.t.d.startInner(cfg, st.t.logs)
 	if err != nil {
-		return err
+		return pullError(login, err)
 	}
 	crashpoint.Reached(crashpoint.InnerStarted, st.t.cfg.Name)
 	st.handle, st.started = handle, process{network: network, channel: true}
@@ -96,6 +97,10 @@ func (st *containerStart) discard() error {
 }
 
 func (st *containerStart) readHandle(context.Context) (err error) {
+	// It goes to the agent with its config: the job's own, without what the image was pulled with.
+	if err := st.handle.Config.EncodeConcreteDriverConfig(st.t.options); err != nil {
+		return fmt.Errorf("write the wrapped driver's config: %w", err)
+	}
 	if st.started.handle, err = scrub(st.handle); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/metrics"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/pull"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
@@ -33,6 +34,7 @@ type Driver struct {
 	tasks   *tasks
 	live    *liveDirs
 	metrics *metrics.Metrics
+	pulls   pull.Turns // of tasks without secrets, too
 
 	unwatched unwatched
 

@@ -300,12 +300,17 @@ type fakeSession struct {
 	notes   json.RawMessage
 	full    error         // the journal cannot be written
 	spec    *secrets.Spec // nil: the usual one
+	login   *secrets.RegistryLogin
 }
 
 func (s *fakeSession) Set() *secrets.Set                { return &secrets.Set{} }
 func (s *fakeSession) Watch()                           {}
 func (s *fakeSession) Given(map[string]string) []string { return nil }
 func (s *fakeSession) Reading(string) bool              { return false }
+func (s *fakeSession) ImagePulled()                     {}
+
+func (s *fakeSession) RegistryLogin() *secrets.RegistryLogin { return s.login }
+
 func (s *fakeSession) Live(string) (secrets.Fields, time.Time) {
 	return secrets.Fields{}, time.Time{}
 }

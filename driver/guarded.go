@@ -68,6 +68,13 @@ func (d *Driver) startPlain(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *driv
 
 // startInner is the wrapped driver's StartTask, guarded. The handle is as if it had not been.
 func (d *Driver) startInner(cfg *drivers.TaskConfig, logs *logPipes) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	if d.wrapped.pullTurn != nil {
+		release, err := d.wrapped.pullTurn(d, cfg)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer release()
+	}
 	o := d.guardOptions()
 	guarded := cfg.Copy()
 	if err := d.guardDirs(guarded, logs, o); err != nil {

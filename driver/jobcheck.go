@@ -55,7 +55,10 @@ func (w *wrapped) compile(cfg *drivers.TaskConfig, ours secrets.TaskConfig) (*se
 	if err != nil {
 		return nil, err
 	}
-	return spec, spec.CheckLiveDirs(w.inContainer)
+	if err := spec.CheckLiveDirs(w.inContainer); err != nil {
+		return spec, err
+	}
+	return spec, checkRegistryAuth(spec, w.inContainer, cfg)
 }
 
 // DefaultJWTFile is where a task's identity is looked for, unless the job or the plugin's options say otherwise.

@@ -98,6 +98,13 @@ var taskKeys = map[string]*hclspec.Spec{
 
 	"pre_stop_signal": hclspec.NewAttr("pre_stop_signal", "string", false),
 	"pre_stop_wait":   hclspec.NewAttr("pre_stop_wait", "string", false),
+
+	"registry_auth": hclspec.NewBlock("registry_auth", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"secret":         hclspec.NewAttr("secret", "string", true),
+		"username":       hclspec.NewAttr("username", "string", false),
+		"password":       hclspec.NewAttr("password", "string", false),
+		"server_address": hclspec.NewAttr("server_address", "string", false),
+	})),
 }
 
 func withDefault(name, kind, literal string) *hclspec.Spec {

@@ -96,6 +96,12 @@ config {
 
   pre_stop_signal = "SIGUSR1"
   pre_stop_wait   = "30s"
+
+  registry_auth {
+    secret         = "db"
+    password       = "token"
+    server_address = "registry.example.com"
+  }
 }`
 
 func taskSchema(t *testing.T, inner drivers.DriverPlugin) *hclspec.Spec {
@@ -143,6 +149,7 @@ func TestTaskConfigCarriesBoth(t *testing.T) {
 	must.Eq(t, "1s", ours.Splay)
 	must.Eq(t, "SIGUSR1", ours.PreStopSignal)
 	must.Eq(t, "30s", ours.PreStopWait)
+	must.Eq(t, &secrets.RegistryAuthConfig{Secret: "db", Password: "token", ServerAddress: "registry.example.com"}, ours.RegistryAuth)
 
 	var theirs docker.TaskConfig
 	parser.ParseHCL(t, dockerJob, &theirs)

@@ -181,6 +181,7 @@ func (st *start) startProcess(ctx context.Context) error {
 		return err
 	}
 	t.setProcess(proc)
+	t.session.ImagePulled()
 	// Not before the process has them, too: were we the only ones, then with a crash of ours the last
 	// writer would be gone, and Nomad would start the task again with nobody who reads its logs.
 	t.holdLogs()

@@ -52,6 +52,8 @@ type session interface {
 	End()
 	Live(secret string) (secrets.Fields, time.Time)
 	Reading(secret string) bool
+	RegistryLogin() *secrets.RegistryLogin
+	ImagePulled()
 }
 
 // process is what is known of the task's current process.

@@ -37,6 +37,7 @@ func TestDockerIsNotToldTheToken(t *testing.T) {
 		d := &Driver{name: "docker", wrapped: &wrappedDocker, log: testLog(t)}
 		tk, err := d.newTask(job, expose)
 		must.NoError(t, err)
+		tk.session = &fakeSession{}
 		tk.files, err = taskdir.OpenPublisher(dir)
 		must.NoError(t, err)
 		c := tk.runner.(*containers)

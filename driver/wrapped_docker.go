@@ -29,6 +29,7 @@ var wrappedDocker = wrapped{
 		}
 		return rootsFiles, guard.RemoveForeign(cfg.AllocDir, "hosts")
 	},
+	pullTurn:    takePullTurn,
 	releaseLogs: (*Driver).releaseLater,
 	guardStart:  guardContainerStart,
 }

@@ -64,10 +64,6 @@ func TestKeyMadeOnTheNode(t *testing.T) {
 				{"keytool", "-list", "-keystore", at("web.p12"), "-storepass", "changeit"},
 				{"keytool", "-list", "-keystore", at("web.jks"), "-storepass", "changeit"},
 			} {
-				if _, err := exec.LookPath(read[0]); err != nil {
-					t.Logf("%s is not installed", read[0])
-					continue
-				}
 				out, err := exec.CommandContext(l.Ctx, read[0], read[1:]...).CombinedOutput()
 				require.NoError(t, err, "%s", out)
 			}

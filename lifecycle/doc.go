@@ -45,6 +45,8 @@
 //   - a live directory is told of each look at its secret, and gets at once what a read has found (live.go, C15); what is being
 //     read in one is polled each second;
 //
+//   - what only the pull of the task's image made use of is given back once the image is there (pull.go);
+//
 //   - what the task's policies grant, where the job asks for that, is discovered again (policies.go): more is
 //     added, less is removed. What of it cannot be fetched, or does not fit, keeps no task from starting
 //     (grants.go) and does nothing to one that runs.

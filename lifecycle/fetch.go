@@ -48,6 +48,7 @@ func (s *Session) fetchGranted(ctx context.Context) error {
 	}
 	s.openLive(time.Now(), func(_ string, h *secretState) time.Time { return h.answer.At })
 	s.emitSkipped()
+	s.emitOverlap()
 	grants.awaitRest()
 	s.publish(time.Now())
 	crashpoint.Reached(crashpoint.SecretsJournalled, s.task.Name)
@@ -64,6 +65,11 @@ func (s *Session) renderFirst(now time.Time, grants *grants) error {
 		if err != nil {
 			return grants.explain(err)
 		}
+		login, err := s.spec.RegistryLogin(s.answers(nil))
+		if err != nil {
+			return err
+		}
+		s.pull.login.Store(login)
 		s.set.Store(fitted.Set)
 		s.fitted(now, fitted)
 		for _, h := range s.secrets {

@@ -69,6 +69,7 @@ type Session struct {
 	outages    map[string]*outage // by provider
 	policies   policies
 	live       liveDirs            // has a lock of its own
+	pull       pull                // for any goroutine
 	ownEnv     []string            // variables that the job itself sets
 	lastEvents map[eventKey]string // by key, so that none is repeated
 
@@ -278,6 +279,7 @@ func (k *Keeper) resume(t Task, j *journal.Journal, h Host) (*Session, error) {
 		}
 	}
 	s.phase = phaseWatching
+	s.pull.over.Store(true) // for the task runs
 	now := time.Now()
 	s.policies.next = s.nextCheck(now)
 	for name, hs := range e.Secrets {

@@ -43,7 +43,7 @@ func (s *Session) subscribe() {
 }
 
 func (s *Session) subscribeTo(name string, h *secretState) {
-	if h.answer.Kind != secrets.Static {
+	if h.answer.Kind != secrets.Static || h.secret.PullOnly {
 		return
 	}
 	st := &static{}

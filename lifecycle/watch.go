@@ -42,6 +42,7 @@ func (s *Session) step(now time.Time) (next time.Time) {
 		s.stepOperations(now)
 		return time.Time{}
 	}
+	s.stepPull(now)
 	next = s.stepToken(now)
 	for name, h := range s.secrets {
 		next = earliest(next, s.stepSecret(now, name, h))

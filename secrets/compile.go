@@ -105,6 +105,8 @@ func (k *compiler) task(c TaskConfig) *Spec {
 		spec.Files = append(spec.Files, k.file(place, path, f))
 	}
 	k.onlyLive(spec, c)
+	k.registry(spec, c)
+	k.onlyPulled(spec)
 	k.granted(spec, c, def)
 	return spec
 }

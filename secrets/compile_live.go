@@ -100,8 +100,7 @@ func (s *Spec) HasLive() bool {
 func (k *compiler) onlyLive(spec *Spec, c TaskConfig) {
 	for i := range spec.Secrets {
 		s := &spec.Secrets[i]
-		named := func(f File) bool { return strings.Contains(f.Template, s.Name) }
-		s.LiveOnly = s.Live != nil && !s.rendered() && !slices.ContainsFunc(spec.Files, named)
+		s.LiveOnly = s.Live != nil && !s.rendered() && !spec.namedInFiles(s.Name)
 		own := c.Secrets[s.Name].ChangeMode != ""
 		if s.LiveOnly && !own {
 			s.Change.Mode = Noop
@@ -110,6 +109,11 @@ func (k *compiler) onlyLive(spec *Spec, c TaskConfig) {
 			s.Live.Acts = own
 		}
 	}
+}
+
+// namedInFiles reports whether a file over several secrets may make use of this one.
+func (s *Spec) namedInFiles(secret string) bool {
+	return slices.ContainsFunc(s.Files, func(f File) bool { return strings.Contains(f.Template, secret) })
 }
 
 // rendered reports whether the secret's own block makes variables or files.

@@ -24,6 +24,8 @@ type TaskConfig struct {
 	ChangeMode string `codec:"change_mode"`
 	Splay      string `codec:"splay"`
 	Stagger    string `codec:"stagger"`
+
+	RegistryAuth *RegistryAuthConfig `codec:"registry_auth" json:",omitempty"`
 }
 
 // SecretConfig is one `secret "NAME" {}` block.
@@ -79,6 +81,14 @@ type CSRConfig struct {
 	ReuseKey    bool     `codec:"reuse_key"`
 }
 
+// RegistryAuthConfig is a `registry_auth {}` block.
+type RegistryAuthConfig struct {
+	Secret        string `codec:"secret"`
+	Username      string `codec:"username"`
+	Password      string `codec:"password"`
+	ServerAddress string `codec:"server_address"`
+}
+
 // ScriptConfig is a `change_script {}` block.
 type ScriptConfig struct {
 	Command string   `codec:"command"`
@@ -90,5 +100,5 @@ type ScriptConfig struct {
 // through to the wrapped driver untouched. The operator's from_policies is the driver's to put into a
 // job that says nothing of it and has an identity to be asked with.
 func (c TaskConfig) Declared() bool {
-	return len(c.Secrets) > 0 || len(c.Files) > 0 || c.FromPolicies != "" && c.FromPolicies != "off"
+	return len(c.Secrets) > 0 || len(c.Files) > 0 || c.RegistryAuth != nil || c.FromPolicies != "" && c.FromPolicies != "off"
 }

@@ -82,6 +82,9 @@ func (c TaskConfig) size() int {
 		}
 	}
 	words(c.Role, c.Namespace, c.IdentityFile, c.FromPolicies, c.StopSignal, c.StopTimeout, c.PreStopSignal, c.PreStopWait, c.ChangeMode, c.Splay, c.Stagger)
+	if r := c.RegistryAuth; r != nil {
+		words(r.Secret, r.Username, r.Password, r.ServerAddress)
+	}
 	files(c.Files)
 	for name, s := range c.Secrets {
 		words(name)

@@ -139,7 +139,7 @@ func (r *renderer) holds(place string, v Value) bool {
 
 func (r *renderer) answer(s Secret, answers map[string]Answer) (Answer, bool) {
 	a, ok := answers[s.Name]
-	if !ok && s.Required {
+	if !ok && s.Required && !s.PullOnly { // which it has no more once its image is there
 		r.bad(placeOf(s), Errorf(Invalid, "there is no answer for it, and it is required"))
 	}
 	return a, ok

@@ -34,7 +34,8 @@ type Spec struct {
 	// (empty: none), and how long the stop waits then.
 	PreStopSignal string
 	PreStopWait   time.Duration
-	Skipped       []Skipped // what the policies grant and nothing can be made of, whatever the server answers
+	RegistryAuth  *RegistryAuth // nil: the image is pulled as without secrets
+	Skipped       []Skipped     // what the policies grant and nothing can be made of, whatever the server answers
 }
 
 // StopTime is how long the job lets the old process live in a restart in place.
@@ -51,6 +52,7 @@ type Secret struct {
 	AllFiles  bool
 	Live      *LiveDir // nil: none
 	LiveOnly  bool     // nothing but Live makes use of it
+	PullOnly  bool     // nothing but RegistryAuth makes use of it: the task has it until its image is there
 	Change    Change
 	Required  bool
 	Granted   bool // not declared: the task's policies grant it (Expand)

@@ -94,7 +94,7 @@ func (m *Metrics) Requested(what lifecycle.RequestKind, was lifecycle.RequestRes
 		return
 	}
 	m.requests.WithLabelValues(string(what), string(was)).Inc()
-	if what != lifecycle.RequestKindWait {
+	if what != lifecycle.OperationWait {
 		m.durations.WithLabelValues(string(what)).Observe(took.Seconds())
 	}
 }

@@ -147,7 +147,7 @@ func TestCounters(t *testing.T) {
 	m.Rotated("of a newer version", secrets.SendSignal, lifecycle.ResultError)
 	m.Renewed(lifecycle.ResultRefused)
 	m.Requested(lifecycle.RequestKindRead, lifecycle.ResultOK, 20*time.Millisecond)
-	m.Requested(lifecycle.RequestKindWait, lifecycle.ResultOK, time.Minute)
+	m.Requested(lifecycle.OperationWait, lifecycle.ResultOK, time.Minute)
 	m.Restarted(300 * time.Millisecond)
 	m.LiveRead("ok", 2)
 	m.LiveRead("made up", 2)

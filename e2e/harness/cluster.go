@@ -186,6 +186,11 @@ func (c *Cluster) NewRegistry(ctx context.Context, name string) (*Registry, erro
 	return r, nil
 }
 
+// NewHAProxy starts a load balancer before HTTP servers at these addresses. It ends with the test that closes it.
+func (c *Cluster) NewHAProxy(ctx context.Context, name string, servers ...string) (*HAProxy, error) {
+	return startHAProxy(ctx, c.dir.join(name), servers)
+}
+
 // RabbitMQ is the cluster's broker, started when first asked for.
 func (c *Cluster) RabbitMQ(ctx context.Context) (*RabbitMQ, error) {
 	c.mu.Lock()

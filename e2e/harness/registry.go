@@ -25,10 +25,11 @@ type Registry struct {
 	Password string
 	LogPath  string
 
-	bin    string
-	config string
-	proc   *process
-	pushed []string
+	bin      string
+	config   string
+	htpasswd string
+	proc     *process
+	pushed   []string
 }
 
 const registryConfig = `version: 0.1
@@ -62,20 +63,29 @@ func startRegistry(ctx context.Context, dir string) (*Registry, error) {
 		LogPath:  filepath.Join(dir, "registry.log"),
 		bin:      bin,
 		config:   filepath.Join(dir, "config.yml"),
+		htpasswd: filepath.Join(dir, "htpasswd"),
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(r.Password), bcrypt.MinCost)
-	if err != nil {
+	if err := r.SetPassword(r.Password); err != nil {
 		return nil, err
 	}
-	htpasswd := filepath.Join(dir, "htpasswd")
-	if err := os.WriteFile(htpasswd, []byte(r.User+":"+string(hash)+"\n"), 0o600); err != nil {
-		return nil, err
-	}
-	yml := fmt.Sprintf(registryConfig, filepath.Join(dir, "data"), r.Addr, htpasswd)
+	yml := fmt.Sprintf(registryConfig, filepath.Join(dir, "data"), r.Addr, r.htpasswd)
 	if err := os.WriteFile(r.config, []byte(yml), 0o600); err != nil {
 		return nil, err
 	}
 	return r, r.Start(ctx)
+}
+
+// SetPassword makes another password the only one that the registry takes, from the next request on.
+func (r *Registry) SetPassword(password string) error {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.htpasswd+".new", []byte(r.User+":"+string(hash)+"\n"), 0o600); err != nil {
+		return err
+	}
+	r.Password = password
+	return os.Rename(r.htpasswd+".new", r.htpasswd) // it reads the file anew when its time is another
 }
 
 // Start starts the registry, again on the same data if it was stopped.
