@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -152,11 +151,6 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 	case byItself || t.isCancelled():
 		t.finish(old)
 		return lifecycle.ErrEnded
-	case before.network.Advertise():
-		// Nomad reads a task's address once, and here it advertises it: only a start of its own
-		// makes it read the new one (docs/nomad.md).
-		t.finish(&drivers.ExitResult{ExitCode: 1, Err: errors.New("stopped for new secrets and left to Nomad to restart, since its address may change")})
-		return lifecycle.ErrEnded
 	}
 
 	if err := t.withEngine(waiting, func() error { return t.clear(ctx, resumed) }); err != nil {
@@ -181,7 +175,11 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 		proc, err = t.runner.start(ctx, t, set, published)
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errAddressChanged) && !t.isCancelled():
+		t.finishLooked(&drivers.ExitResult{ExitCode: 1, Err: err})
+		return lifecycle.ErrEnded
+	case err != nil:
 		return t.giveUp(old, err)
 	}
 	t.setProcess(proc)
@@ -291,10 +289,3 @@ func (t *task) endedBefore(then time.Time) bool {
 }
 
 func (t *task) isCancelled() bool { return t.state.now() == phaseCancelled }
-
-func address(n *drivers.DriverNetwork) string {
-	if n == nil {
-		return ""
-	}
-	return strings.TrimSpace(n.IP)
-}
