@@ -123,7 +123,7 @@ func (t *task) discardProcess() bool {
 // watch waits for the current process to end. Its end is the task's, unless a restart in place made it.
 func (t *task) watch() {
 	id, wait := t.innerID(), t.state.newWait()
-	go func() {
+	t.d.background.Go(func() {
 		exits, err := t.d.inner.WaitTask(t.d.ctx, id)
 		if err != nil {
 			t.exited(&drivers.ExitResult{ExitCode: -1, Err: err})
@@ -136,7 +136,7 @@ func (t *task) watch() {
 			}
 		case <-t.d.ctx.Done(): // the plugin ends, the task does not
 		}
-	}()
+	})
 }
 
 func (t *task) exited(res *drivers.ExitResult) {
@@ -152,10 +152,10 @@ func (t *task) finish(res *drivers.ExitResult) {
 	if !t.endWith(res, t.session.EnqueueRevocations) {
 		return
 	}
-	go func() {
+	t.d.background.Go(func() {
 		t.session.End()
 		t.state.on(secretsGivenBack)
-	}()
+	})
 }
 
 // endWith makes res the task's end, unless it has ended. First is done before anybody hears of it.
@@ -173,7 +173,7 @@ func (t *task) endWith(res *drivers.ExitResult, first func()) (ended bool) {
 
 func (t *task) wait(ctx context.Context) <-chan *drivers.ExitResult {
 	out := make(chan *drivers.ExitResult, 1)
-	go func() {
+	t.d.background.Go(func() {
 		defer close(out)
 		either, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -184,7 +184,7 @@ func (t *task) wait(ctx context.Context) <-chan *drivers.ExitResult {
 		case ctx.Err() != nil:
 			out <- &drivers.ExitResult{Err: ctx.Err()}
 		} // else the plugin ends, and the task does not
-	}()
+	})
 	return out
 }
 
@@ -231,6 +231,7 @@ func (t *task) destroy(force bool) error {
 	if err := t.state.await(t.d.ctx, func(p taskPhase) bool { return p == phaseReleased }); err != nil {
 		return err // the plugin ends
 	}
+	_ = t.d.untilClosed(func() error { t.scripts.Wait(); return nil }) // their process has ended with the task's
 	t.destroying.Lock()
 	defer t.destroying.Unlock()
 	if t.d.tasks.get(t.cfg.ID) != t {

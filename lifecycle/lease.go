@@ -72,12 +72,16 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 		crashpoint.Reached(crashpoint.RenewalAnswered, s.task.Name)
 		h.fails, h.endTold, h.unanswered = 0, false, false
 		delete(s.lastEvents, keyRenewal(name))
-		h.ends = at.Add(got.Duration)
+		since := at
+		if !got.Since.IsZero() {
+			since = got.Since
+		}
+		h.ends = since.Add(got.Duration)
 		h.check = s.nextCheck(at)
 		if atMaximum(h.answer.Lease.Duration, got.Duration) {
 			s.rotateBeforeEnd(now, h, "its lease reached its maximum")
 		} else {
-			h.renew = renewAt(at, got.Duration, s.k.random())
+			h.renew = renewedAt(at, since, got.Duration, s.k.random())
 		}
 		s.note()
 		crashpoint.Reached(crashpoint.RenewalJournalled, s.task.Name)

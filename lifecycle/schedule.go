@@ -46,6 +46,15 @@ func renewAt(t time.Time, d time.Duration, r float64) time.Time {
 	return between(t, d/2, d/3*2, r)
 }
 
+// renewedAt is renewAt for what was seen at a moment to have been granted before: some of what is left passes first.
+func renewedAt(seen, since time.Time, d time.Duration, r float64) time.Time {
+	at, left := renewAt(since, d, r), since.Add(d).Sub(seen)
+	if soonest := between(seen, left/4, left/3, r); at.Before(soonest) {
+		return soonest
+	}
+	return at
+}
+
 // checkAt is when to look again whether the server still knows a lease that was seen at t (C6):
 // never later than the interval.
 func checkAt(t time.Time, interval time.Duration, r float64) time.Time {

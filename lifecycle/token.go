@@ -210,6 +210,6 @@ func (l *tokenState) granted(at time.Time, tok secrets.Token, r float64) {
 		l.ends = at.Add(tok.TTL)
 	}
 	if tok.Renewable && !atMaximum(l.firstTTL, tok.TTL) {
-		l.renew = renewAt(at, tok.TTL, r)
+		l.renew = renewedAt(at, l.ends.Add(-tok.TTL), tok.TTL, r)
 	}
 }

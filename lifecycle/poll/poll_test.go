@@ -470,7 +470,7 @@ func TestPollStaticAgain(t *testing.T) {
 		}
 		p.server.taken()
 		time.Sleep(2 * testInterval)
-		require.Len(t, p.server.taken(), 2, "one poll for both")
+		require.Contains(t, []int{1, 2}, len(p.server.taken()), "one poll an interval for both")
 		p.server.set(func() { p.server.content["a"] = "v2" })
 		time.Sleep(2 * testInterval)
 		require.Equal(t, 2, first.count())
