@@ -41,29 +41,6 @@ func TestCloseDoesNotWaitForLong(t *testing.T) {
 	})
 }
 
-// One that is quick is brought to its end: Close joins whoever waits for it.
-func TestCloseBringsARestartToItsEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := &fakeRunner{inner: newFakeInner(), arrived: make(chan struct{}, 1), hold: make(chan struct{})}
-		tk := fakeTask(t, r)
-		tk.d.background.Go(func() { // as the session's own goroutine, which the keeper joins
-			must.NoError(t, tk.Restart(context.Background(), context.Background(), &secrets.Set{}))
-			tk.d.cancel()
-		})
-		<-r.arrived
-		time.AfterFunc(time.Second, func() { close(r.hold) })
-		begin := time.Now()
-		ends := time.AfterFunc(closeAllowance, tk.d.cancel)
-		defer ends.Stop()
-		<-tk.d.ctx.Done()
-		must.EqOp(t, time.Second, time.Since(begin))
-		synctest.Wait()
-		note, _, _, err := decodeRecord(tk.session.(*fakeSession).Driver())
-		must.NoError(t, err)
-		must.False(t, note.Replacing)
-	})
-}
-
 // C14: a restart in place that panics is done again; Nomad's stop meanwhile is not held up by it.
 func TestRestartThatPanics(t *testing.T) {
 	panics := func(tk *task) {

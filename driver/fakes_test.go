@@ -290,6 +290,8 @@ func (r *fakeRunner) remove(_ context.Context, _ process, _ time.Duration, _ str
 	return r.engine.remove()
 }
 
+func (r *fakeRunner) endStrays(*drivers.TaskConfig) error { return nil }
+
 func (r *fakeRunner) away(_ context.Context, err error) bool { return errors.Is(err, errAway) }
 
 func (r *fakeRunner) holdCommand(*task) (*launcher.Hold, []string, error) {

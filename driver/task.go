@@ -91,6 +91,9 @@ type runner interface {
 	// envRoom is what EnvRoom says of such a task.
 	envRoom(t *task) int
 
+	// endStrays ends what commands in a task that has ended have left.
+	endStrays(cfg *drivers.TaskConfig) error
+
 	// holdCommand prepares a command to be run in the task: a start that waits at the launcher, and the argv that
 	// runs the launcher in the task.
 	holdCommand(t *task) (hold *launcher.Hold, argv []string, err error)
@@ -230,6 +233,9 @@ func (t *task) destroy(force bool) error {
 	}
 	if err := t.state.await(t.d.ctx, func(p taskPhase) bool { return p == phaseReleased }); err != nil {
 		return err // the plugin ends
+	}
+	if err := t.runner.endStrays(t.cfg); err != nil {
+		t.d.log.Warn("what commands in a task have left could not be ended", "task_id", t.cfg.ID, "error", err)
 	}
 	_ = t.d.untilClosed(func() error { t.scripts.Wait(); return nil }) // their process has ended with the task's
 	t.destroying.Lock()
