@@ -24,7 +24,7 @@ func TestTaskPhases(t *testing.T) {
 			finishBegun: phaseFinishing, restartBegun: phaseReplacing, stopAsked: phaseCancelled, taskEnded: phaseEnded,
 		}},
 		{phaseFinishing, map[taskEvent]taskPhase{
-			finishDone: phaseReplacing, finishAbandoned: phaseRunning, stopAsked: phaseStopping, taskEnded: phaseEnded,
+			finishDone: phaseReplacing, finishAbandoned: phaseRunning, restartBroken: phaseRunning, stopAsked: phaseStopping, taskEnded: phaseEnded,
 		}},
 		{phaseReplacing, map[taskEvent]taskPhase{restartDone: phaseRunning, restartBroken: phaseInterrupted, stopAsked: phaseCancelled, taskEnded: phaseEnded}},
 		{phaseCancelled, map[taskEvent]taskPhase{restartDone: phaseStopping, restartBroken: phaseStopping, stopAsked: phaseCancelled, taskEnded: phaseEnded}},

@@ -16,6 +16,8 @@ const (
 	backEvery = time.Second
 	// backEveryRevocation is the same for pending revocations, which are outside the request rate.
 	backEveryRevocation = 10 * time.Second
+	// shortLife is what a lease must have left at the least not to be renewed when the server is back.
+	shortLife = time.Minute
 )
 
 // answering is which providers' servers are away, as far as is known.
@@ -102,11 +104,18 @@ func (r *returned) take() (names []string) {
 	return names
 }
 
+// mayNotLast reports whether a lease may not live through another outage like the last one, and has some of its life behind it: it is renewed
+// while that can be done.
+func (h *secretState) mayNotLast(now time.Time) bool {
+	left := h.ends.Sub(now)
+	return left < shortLife && left < h.answer.Lease.Duration*3/4
+}
+
 // stepBack brings forward what waits to be tried again at a provider that answers again.
 func (s *Session) stepBack(now time.Time) {
 	for _, name := range s.back.take() {
 		for _, h := range s.secrets {
-			if h.unanswered && h.from.name == name && !h.renew.IsZero() {
+			if h.from.name == name && !h.renew.IsZero() && (h.unanswered || h.mayNotLast(now)) {
 				h.renew = earliest(h.renew, now)
 			}
 			if h.from.name == name && s.outageOf(h.from).fails > 0 && !h.check.IsZero() {

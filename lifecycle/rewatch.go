@@ -21,7 +21,9 @@ const (
 func (s *Session) keepWatching() {
 	for n := 0; ; {
 		began := time.Now()
-		s.work.Go(s.loop)
+		s.work.Add(1)
+		s.loop()
+		s.work.Done()
 		s.work.Wait()
 		for s.ctx.Err() == nil {
 			if time.Since(began) >= calm {

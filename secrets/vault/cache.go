@@ -68,7 +68,8 @@ func grantedBetween(data map[string]any, ends string, others ...string) time.Dur
 	if end.IsZero() || latest.IsZero() {
 		return 0
 	}
-	return end.Sub(latest).Round(time.Second)
+	// Some of the moments have no fractions of a second, and others are not taken at quite the same one.
+	return (end.Sub(latest) + time.Second/10).Truncate(time.Second)
 }
 
 // momentOf is a moment in an answer, which may be a text or a number; zero if it is none.
