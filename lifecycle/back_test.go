@@ -39,7 +39,7 @@ func TestServerThatComesAndGoes(t *testing.T) {
 				w.vault.set(nil)
 				w.sleep(time.Second/2 + time.Duration(r.Int64N(int64(9*time.Second/2))))
 			}
-			require.Zero(t, w.host.count("restart"), "leases lost, of which the task was told by restarts")
+			require.Zero(t, w.host.count("restart"), "seed %d: leases lost, of which the task was told by restarts:\n%s", seed, w.host.said())
 			require.Len(t, w.vault.live("database/creds/app"), 10)
 			for _, s := range sessions {
 				s.End()

@@ -71,12 +71,13 @@ func atMaximum(asked, got time.Duration) bool {
 func backoff(n int, r float64) time.Duration { return limit.Backoff(firstRetry, lastRetry, n, r) }
 
 // retryRenewal is after backoff, made shorter where the lease has not long to live: attempts are no further apart than a tenth
-// of what remains, or a second, for a server may answer for seconds only; and at least one more fits in (C1). Past the lease's end it is backoff's again: the server is asked
+// of what remains, or a second, for a server may answer for seconds only (and not all at the same moments); and at least one more fits in (C1). Past the lease's end it is backoff's again: the server is asked
 // until it says that the lease is gone.
 func retryRenewal(now, end time.Time, n int, r float64) time.Time {
 	wait := backoff(n, r)
 	if left := end.Sub(now); left > 0 {
-		wait = min(wait, max(left/10, firstRetry), max(left/3, firstRetry/4))
+		most := max(left/10, firstRetry)
+		wait = min(wait, most/2+time.Duration(r*float64(most/2)), max(left/3, firstRetry/4))
 	}
 	return now.Add(wait)
 }
