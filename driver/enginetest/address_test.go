@@ -130,7 +130,7 @@ func startOn(t *testing.T, engine *client.Client, image, network string) *addres
 	must.NoError(t, a.cfg.EncodeConcreteDriverConfig(map[string]any{
 		"image": image, "command": "/busybox", "args": []string{"sleep", "1000"}, "network_mode": network, "stop_timeout": "1s",
 		"splay": "0s", "stagger": "0s",
-		"secret": map[string]any{"app": map[string]any{"path": "secret/app", "env": map[string]string{"CONTENT": "content"}}},
+		"secret": map[string]any{"app": map[string]any{"path": "secret/app", "env": []map[string]string{{"CONTENT": "content"}}}},
 	}))
 	_, a.network, err = a.StartTask(a.cfg)
 	must.NoError(t, err)
