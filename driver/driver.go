@@ -129,8 +129,8 @@ const closeAllowance = 1500 * time.Millisecond
 // run on: the next process of this plugin recovers them by the journal. What is not joined are calls into the wrapped driver
 // that take longer; they end with the process.
 func (d *Driver) Close() {
-	hurry := time.AfterFunc(closeAllowance, d.cancel)
-	defer hurry.Stop()
+	deadline := time.AfterFunc(closeAllowance, d.cancel)
+	defer deadline.Stop()
 	d.mu.Lock()
 	keeper := d.keeper
 	d.mu.Unlock()
