@@ -25,6 +25,7 @@ type containerStart struct {
 	command launcher.TaskCommand
 	handle  *drivers.TaskHandle
 	id      string       // the container's
+	network string       // the name of its network
 	argv    []string     // what Docker would have run
 	alive   func() error // of the process that waits
 	who     launcher.Owner
@@ -46,10 +47,12 @@ func (c *containers) start(ctx context.Context, t *task, set *secrets.Set, publi
 	err = steps.Run(ctx,
 		steps.Step{Do: st.startHeld, Undo: st.discard},
 		steps.Step{Do: st.readHandle},
+		steps.Step{Do: st.keepAddress},
 		steps.Step{Do: st.seeWhoWaits},
 		steps.Step{Do: st.publishFiles},
 		steps.Step{Do: st.release},
 		steps.Step{Do: st.limitProcesses},
+		steps.Step{Do: st.tellAddress},
 	)
 	if err != nil {
 		return process{}, err
@@ -76,7 +79,7 @@ func (st *containerStart) startHeld(ctx context.Context) error {
 	}
 	st.command = command
 	login := st.t.session.RegistryLogin()
-	handle, network, err := st.t.d.startInner(cfg, st.t.logs)
+	handle, network, err := st.startInner(ctx, cfg)
 	if err != nil {
 		return pullError(login, err)
 	}
@@ -123,6 +126,9 @@ func (st *containerStart) seeWhoWaits(ctx context.Context) error {
 		return st.releaseError(ctx, st.docker, st.id, fmt.Errorf("%w: %w", launcher.ErrEnded, err))
 	}
 	st.started.image, st.started.owner = inspected.Image, st.who
+	if inspected.HostConfig != nil {
+		st.network = string(inspected.HostConfig.NetworkMode)
+	}
 	return nil
 }
 

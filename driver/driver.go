@@ -136,9 +136,17 @@ func (d *Driver) openJournal(state *statedir.Dir) (string, error) {
 	return dir, journal.TakeOver(filepath.Join(d.opts.stateDir, d.name), dir, d.log)
 }
 
-// Close ends the watch over all tasks and joins it; a restart in place that is under way is brought
-// to its end first, unless it waits for the engine. The tasks run on: the next process of this plugin recovers them by the journal.
+// closeAllowance is how long Close waits for restarts in place: go-plugin kills a plugin that is there 2 s after it was asked
+// to end.
+const closeAllowance = 1500 * time.Millisecond
+
+// Close ends the watch over all tasks and joins all that was begun, within go-plugin's 2 s. A restart in place that is under way is
+// brought to its end first, unless it waits for the engine, or takes longer than closeAllowance: then it is left as after a crash. The tasks
+// run on: the next process of this plugin recovers them by the journal. What is not joined are calls into the wrapped driver
+// that take longer; they end with the process.
 func (d *Driver) Close() {
+	deadline := time.AfterFunc(closeAllowance, d.cancel)
+	defer deadline.Stop()
 	d.mu.Lock()
 	keeper := d.keeper
 	d.mu.Unlock()
@@ -150,6 +158,18 @@ func (d *Driver) Close() {
 	d.background.Wait()
 	d.live.close()
 	d.events.join()
+}
+
+// untilClosed makes a call into the wrapped driver that may take long, and does not wait for it any longer once the plugin ends.
+func (d *Driver) untilClosed(call func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	select {
+	case err := <-done:
+		return err
+	case <-d.ctx.Done():
+		return d.ctx.Err()
+	}
 }
 
 // Capabilities are the inner driver's.

@@ -221,6 +221,7 @@ func (f *fakeInner) ConfigSchema() (*hclspec.Spec, error) { return hclspec.NewOb
 type fakeRunner struct {
 	inner   *fakeInner
 	fail    error
+	panics  bool
 	left    error         // an earlier start's process cannot be removed
 	arrived chan struct{} // a token for each start that has begun
 	hold    chan struct{} // start waits for it or its context, if not nil
@@ -249,6 +250,9 @@ func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish
 		case <-ctx.Done():
 			return process{}, ctx.Err()
 		}
+	}
+	if r.panics {
+		panic("in a start")
 	}
 	if r.fail != nil {
 		return process{}, r.fail
@@ -285,6 +289,8 @@ func (r *fakeRunner) remove(_ context.Context, _ process, _ time.Duration, _ str
 	}
 	return r.engine.remove()
 }
+
+func (r *fakeRunner) endStrays(*drivers.TaskConfig) error { return nil }
 
 func (r *fakeRunner) away(_ context.Context, err error) bool { return errors.Is(err, errAway) }
 

@@ -28,15 +28,19 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 	if d.wrapped.besideWarning != "" && beside(d.name) {
 		d.log.Warn(d.wrapped.besideWarning)
 	}
+	ctx, end := context.WithCancel(ctx)
 	in, err := d.inner.Fingerprint(ctx)
 	if err != nil {
+		end()
 		return nil, err
 	}
 	out := make(chan *drivers.Fingerprint)
 	d.agent.connected()
-	go func() {
+	d.background.Go(func() {
 		defer d.agent.disconnected()
 		defer close(out)
+		defer end()
+		defer context.AfterFunc(d.ctx, end)()
 		for fp := range in {
 			select {
 			case out <- d.mark(fp):
@@ -46,7 +50,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 				return
 			}
 		}
-	}()
+	})
 	return out, nil
 }
 

@@ -58,6 +58,11 @@ func (p *processes) holdCommand(t *task) (*launcher.Hold, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	hold.Meet(func() {
+		if err := p.joinTask(t, hold); err != nil {
+			t.d.log.Warn("what a command leaves may outlive its task, since it cannot be moved into the task's cgroup", "task_id", t.cfg.ID, "error", err)
+		}
+	})
 	return hold, append([]string{program}, hold.Args(channel.Path())...), nil
 }
 

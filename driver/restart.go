@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -107,31 +106,53 @@ func (t *task) Restart(parent, serving context.Context, set *secrets.Set) error 
 	if !ok {
 		return lifecycle.ErrEnded // StopTask is at it
 	}
-	if finishes {
-		told, err := t.letFinish(ctx, parent, serving, resumed)
-		if err != nil {
-			return err
+	return t.orBroken(func() error {
+		if finishes {
+			told, err := t.letFinish(ctx, parent, serving, resumed)
+			if err != nil {
+				return err
+			}
+			resumed = resumed || told
 		}
-		resumed = resumed || told
-	}
-	return t.replace(ctx, resumed, set)
+		return t.replace(ctx, resumed, set)
+	})
 }
 
 // restartCancelled brings a restart to its end that was interrupted and then cancelled: no process is started.
 func (t *task) restartCancelled() error {
 	ctx, cancel := context.WithCancel(t.d.ctx)
 	cancel()
-	return t.replace(ctx, true, t.session.Set())
+	return t.orBroken(func() error { return t.replace(ctx, true, t.session.Set()) })
 }
 
 // replace does a restart in place that has begun. resumed: the old process may have been told to end already.
 func (t *task) replace(ctx context.Context, resumed bool, set *secrets.Set) error {
 	err := t.replaceProcess(ctx, resumed, set)
-	if exit := t.state.restarted(); exit != nil { // the new process has ended already
+	if exit := t.state.restarted(); exit != nil && !errors.Is(err, errPluginEnds) { // the new process has ended already
 		t.finish(exit)
 	}
 	return err
 }
+
+// orBroken does a restart in place that has begun. One that a panic ends is to be done again, as after a crash (C14), unless
+// Nomad stops the task.
+func (t *task) orBroken(do func() error) error {
+	whole := false
+	defer func() {
+		if whole {
+			return
+		}
+		if from, _ := t.state.on(restartBroken); from == phaseCancelled {
+			t.finishLooked(&drivers.ExitResult{ExitCode: -1, Err: errors.New("stopped, in the midst of a restart for new secrets that failed because of an error in the plugin")})
+		}
+	}()
+	err := do()
+	whole = true
+	return err
+}
+
+// errPluginEnds is of a restart in place that is left to the next process of the plugin, as after a crash.
+var errPluginEnds = fmt.Errorf("the plugin ends: %w", lifecycle.ErrEnded)
 
 // replaceProcess is the inside of replace. Where it returns an error the task has ended, or the plugin ends while it
 // waits for the engine: the journal says then that the restart is to be done again.
@@ -148,15 +169,12 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 	ended := time.Now()
 	crashpoint.Reached(crashpoint.OldStopped, t.cfg.Name)
 	switch {
+	case t.d.ctx.Err() != nil:
+		return errPluginEnds
 	case saw != foundGone:
 		return t.giveUp(old, fmt.Errorf("%w: %w", errUnconfirmed, old.Err))
 	case byItself || t.isCancelled():
 		t.finish(old)
-		return lifecycle.ErrEnded
-	case before.network.Advertise():
-		// Nomad reads a task's address once, and here it advertises it: only a start of its own
-		// makes it read the new one (docs/nomad.md).
-		t.finish(&drivers.ExitResult{ExitCode: 1, Err: errors.New("stopped for new secrets and left to Nomad to restart, since its address may change")})
 		return lifecycle.ErrEnded
 	}
 
@@ -182,7 +200,11 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 		proc, err = t.runner.start(ctx, t, set, published)
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errAddressChanged) && !t.isCancelled():
+		t.finishLooked(&drivers.ExitResult{ExitCode: 1, Err: err})
+		return lifecycle.ErrEnded
+	case err != nil:
 		return t.giveUp(old, err)
 	}
 	t.d.metrics.Restarted(time.Since(ended))
@@ -220,8 +242,8 @@ func (t *task) giveUp(old *drivers.ExitResult, err error) error {
 	case t.isCancelled():
 		t.finishLooked(old)
 		return lifecycle.ErrEnded
-	case t.d.closing.Err() != nil && (errors.Is(err, errUnconfirmed) || t.runner.away(t.d.ctx, err)): // the plugin ends, the restart does not
-		return lifecycle.ErrEnded
+	case t.d.ctx.Err() != nil, t.d.closing.Err() != nil && (errors.Is(err, errUnconfirmed) || t.runner.away(t.d.ctx, err)): // the plugin ends, the restart does not
+		return errPluginEnds
 	}
 	t.finishLooked(&drivers.ExitResult{ExitCode: -1, Err: fmt.Errorf("restart for new secrets: %w", err)})
 	return err
@@ -266,13 +288,16 @@ func (t *task) stopOnce(resumed bool) (res *drivers.ExitResult, byItself bool) {
 	}
 	spec := t.session.Spec()
 	asked := time.Now()
-	if err := t.d.inner.StopTask(t.innerID(), spec.StopTimeout, spec.StopSignal); err != nil {
+	err := t.d.untilClosed(func() error { return t.d.inner.StopTask(t.innerID(), spec.StopTimeout, spec.StopSignal) })
+	if err != nil && t.d.ctx.Err() == nil {
 		t.d.log.Warn("the old process did not stop by its signal; it is killed", "task_id", t.cfg.ID, "error", err)
 	}
 	select {
 	case res := <-exits:
 		return res, !resumed && t.endedBefore(asked)
 	case <-time.After(lifecycle.StopAllowance):
+	case <-t.d.ctx.Done(): // it is left as it is
+		return &drivers.ExitResult{Err: t.d.ctx.Err()}, false
 	}
 	if err := t.destroyProcess(true); err != nil {
 		return &drivers.ExitResult{Err: fmt.Errorf("stop the old process: %w", err)}, false
@@ -293,10 +318,3 @@ func (t *task) endedBefore(then time.Time) bool {
 }
 
 func (t *task) isCancelled() bool { return t.state.now() == phaseCancelled }
-
-func address(n *drivers.DriverNetwork) string {
-	if n == nil {
-		return ""
-	}
-	return strings.TrimSpace(n.IP)
-}

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -164,11 +165,45 @@ func TestNewProcessCannotStart(t *testing.T) {
 	must.Nil(t, tk.d.tasks.get(tk.cfg.ID))
 }
 
-// Where the task's own address is advertised, Nomad itself must restart the task.
+// Where the task's own address is advertised, Nomad itself must restart the task if that changes, and only then.
 func TestAdvertisedAddress(t *testing.T) {
 	r := &fakeRunner{inner: newFakeInner(), network: &drivers.DriverNetwork{IP: "10.1.2.3", AutoAdvertise: true}}
 	tk := fakeTask(t, r)
+	exits := tk.wait(t.Context())
+	must.NoError(t, await(t, restart(tk)))
+	notYet(t, exits)
+	r.fail = fmt.Errorf("%w: it had 10.1.2.3, and 10.1.2.4 now", errAddressChanged)
 	must.ErrorIs(t, await(t, restart(tk)), lifecycle.ErrEnded)
-	must.False(t, await(t, tk.wait(t.Context())).Successful())
-	must.Eq(t, 0, r.starts)
+	exit := await(t, exits)
+	must.Eq(t, 1, exit.ExitCode)
+	must.ErrorIs(t, exit.Err, errAddressChanged)
+}
+
+// What a container asks for is the address that Nomad knows, of either version of IP.
+func TestContainerAsksForItsAddress(t *testing.T) {
+	cfg := &drivers.TaskConfig{}
+	must.NoError(t, cfg.EncodeConcreteDriverConfig(map[string]any{"image": "x"}))
+	for _, test := range []struct {
+		ip        string
+		advertise bool
+		option    string
+	}{
+		{"10.1.2.3", true, "ipv4_address"},
+		{"fd00::3", true, "ipv6_address"},
+		{"10.1.2.3", false, ""},
+		{"", true, ""},
+	} {
+		asked, err := asking(cfg, &drivers.DriverNetwork{IP: test.ip, AutoAdvertise: test.advertise})
+		must.NoError(t, err)
+		if test.option == "" {
+			must.Nil(t, asked)
+			continue
+		}
+		var options map[string]any
+		must.NoError(t, asked.DecodeDriverConfig(&options))
+		must.Eq(t, map[string]any{"image": "x", test.option: test.ip}, options)
+	}
+	none, err := asking(cfg, nil)
+	must.NoError(t, err)
+	must.Nil(t, none)
 }

@@ -35,6 +35,7 @@ const (
 	finishAbandoned                   // the watch over the task has ended
 	restartBegun                      //
 	restartDone                       // the new process runs
+	restartBroken                     // by a panic
 	stopAsked                         // by Nomad
 	taskEnded                         //
 	secretsGivenBack                  //
@@ -48,9 +49,9 @@ var transitions = map[taskPhase]map[taskEvent]taskPhase{
 	},
 	phaseDetached:         {reattached: phaseRunning, taskEnded: phaseEnded},
 	phaseInterrupted:      {finishBegun: phaseFinishing, restartBegun: phaseReplacing, stopAsked: phaseCancelled, taskEnded: phaseEnded},
-	phaseFinishing:        {finishDone: phaseReplacing, finishAbandoned: phaseRunning, stopAsked: phaseStopping, taskEnded: phaseEnded},
-	phaseReplacing:        {restartDone: phaseRunning, stopAsked: phaseCancelled, taskEnded: phaseEnded},
-	phaseCancelled:        {restartDone: phaseStopping, stopAsked: phaseCancelled, taskEnded: phaseEnded},
+	phaseFinishing:        {finishDone: phaseReplacing, finishAbandoned: phaseRunning, restartBroken: phaseRunning, stopAsked: phaseStopping, taskEnded: phaseEnded},
+	phaseReplacing:        {restartDone: phaseRunning, restartBroken: phaseInterrupted, stopAsked: phaseCancelled, taskEnded: phaseEnded},
+	phaseCancelled:        {restartDone: phaseStopping, restartBroken: phaseStopping, stopAsked: phaseCancelled, taskEnded: phaseEnded},
 	phaseStopping:         {waitEnded: phaseStoppingDetached, stopAsked: phaseStopping, taskEnded: phaseEnded},
 	phaseStoppingDetached: {reattached: phaseStopping, taskEnded: phaseEnded},
 	phaseEnded:            {stopAsked: phaseEnded, secretsGivenBack: phaseReleased},

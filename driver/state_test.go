@@ -10,7 +10,7 @@ import (
 
 // What each event does in each phase; an event that is not named is refused and changes nothing.
 func TestTaskPhases(t *testing.T) {
-	all := []taskEvent{waitEnded, reattached, interrupted, finishBegun, finishDone, finishAbandoned, restartBegun, restartDone, stopAsked, taskEnded, secretsGivenBack}
+	all := []taskEvent{waitEnded, reattached, interrupted, finishBegun, finishDone, finishAbandoned, restartBegun, restartDone, restartBroken, stopAsked, taskEnded, secretsGivenBack}
 	for _, test := range []struct {
 		in   taskPhase
 		want map[taskEvent]taskPhase
@@ -24,10 +24,10 @@ func TestTaskPhases(t *testing.T) {
 			finishBegun: phaseFinishing, restartBegun: phaseReplacing, stopAsked: phaseCancelled, taskEnded: phaseEnded,
 		}},
 		{phaseFinishing, map[taskEvent]taskPhase{
-			finishDone: phaseReplacing, finishAbandoned: phaseRunning, stopAsked: phaseStopping, taskEnded: phaseEnded,
+			finishDone: phaseReplacing, finishAbandoned: phaseRunning, restartBroken: phaseRunning, stopAsked: phaseStopping, taskEnded: phaseEnded,
 		}},
-		{phaseReplacing, map[taskEvent]taskPhase{restartDone: phaseRunning, stopAsked: phaseCancelled, taskEnded: phaseEnded}},
-		{phaseCancelled, map[taskEvent]taskPhase{restartDone: phaseStopping, stopAsked: phaseCancelled, taskEnded: phaseEnded}},
+		{phaseReplacing, map[taskEvent]taskPhase{restartDone: phaseRunning, restartBroken: phaseInterrupted, stopAsked: phaseCancelled, taskEnded: phaseEnded}},
+		{phaseCancelled, map[taskEvent]taskPhase{restartDone: phaseStopping, restartBroken: phaseStopping, stopAsked: phaseCancelled, taskEnded: phaseEnded}},
 		{phaseStopping, map[taskEvent]taskPhase{waitEnded: phaseStoppingDetached, stopAsked: phaseStopping, taskEnded: phaseEnded}},
 		{phaseStoppingDetached, map[taskEvent]taskPhase{reattached: phaseStopping, taskEnded: phaseEnded}},
 		{phaseEnded, map[taskEvent]taskPhase{stopAsked: phaseEnded, secretsGivenBack: phaseReleased}},

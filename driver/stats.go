@@ -11,13 +11,17 @@ import (
 // stats streams a task's usage over all its processes. The inner driver's stream ends with each
 // process; ours ends with the task (C8).
 func (t *task) stats(ctx context.Context, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
+	ctx, end := context.WithCancel(ctx)
 	in, err := t.processStats(ctx, interval)
 	if err != nil {
+		end()
 		return nil, err
 	}
 	out := make(chan *drivers.TaskResourceUsage)
-	go func() {
+	t.d.background.Go(func() {
 		defer close(out)
+		defer end()
+		defer context.AfterFunc(t.d.ctx, end)()
 		for {
 			if !forward(ctx, in, out) {
 				return
@@ -31,7 +35,7 @@ func (t *task) stats(ctx context.Context, interval time.Duration) (<-chan *drive
 				return
 			}
 		}
-	}()
+	})
 	return out, nil
 }
 

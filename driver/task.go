@@ -94,6 +94,9 @@ type runner interface {
 	// envRoom is what EnvRoom says of such a task.
 	envRoom(t *task) int
 
+	// endStrays ends what commands in a task that has ended have left.
+	endStrays(cfg *drivers.TaskConfig) error
+
 	// holdCommand prepares a command to be run in the task: a start that waits at the launcher, and the argv that
 	// runs the launcher in the task.
 	holdCommand(t *task) (hold *launcher.Hold, argv []string, err error)
@@ -126,7 +129,7 @@ func (t *task) discardProcess() bool {
 // watch waits for the current process to end. Its end is the task's, unless a restart in place made it.
 func (t *task) watch() {
 	id, wait := t.innerID(), t.state.newWait()
-	go func() {
+	t.d.background.Go(func() {
 		exits, err := t.d.inner.WaitTask(t.d.ctx, id)
 		if err != nil {
 			t.exited(&drivers.ExitResult{ExitCode: -1, Err: err})
@@ -139,7 +142,7 @@ func (t *task) watch() {
 			}
 		case <-t.d.ctx.Done(): // the plugin ends, the task does not
 		}
-	}()
+	})
 }
 
 func (t *task) exited(res *drivers.ExitResult) {
@@ -155,10 +158,10 @@ func (t *task) finish(res *drivers.ExitResult) {
 	if !t.endWith(res, t.session.EnqueueRevocations) {
 		return
 	}
-	go func() {
+	t.d.background.Go(func() {
 		t.session.End()
 		t.state.on(secretsGivenBack)
-	}()
+	})
 }
 
 // endWith makes res the task's end, unless it has ended. First is done before anybody hears of it.
@@ -176,7 +179,7 @@ func (t *task) endWith(res *drivers.ExitResult, first func()) (ended bool) {
 
 func (t *task) wait(ctx context.Context) <-chan *drivers.ExitResult {
 	out := make(chan *drivers.ExitResult, 1)
-	go func() {
+	t.d.background.Go(func() {
 		defer close(out)
 		either, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -187,7 +190,7 @@ func (t *task) wait(ctx context.Context) <-chan *drivers.ExitResult {
 		case ctx.Err() != nil:
 			out <- &drivers.ExitResult{Err: ctx.Err()}
 		} // else the plugin ends, and the task does not
-	}()
+	})
 	return out
 }
 
@@ -234,6 +237,10 @@ func (t *task) destroy(force bool) error {
 	if err := t.state.await(t.d.ctx, func(p taskPhase) bool { return p == phaseReleased }); err != nil {
 		return err // the plugin ends
 	}
+	if err := t.runner.endStrays(t.cfg); err != nil {
+		t.d.log.Warn("what commands in a task have left could not be ended", "task_id", t.cfg.ID, "error", err)
+	}
+	_ = t.d.untilClosed(func() error { t.scripts.Wait(); return nil }) // their process has ended with the task's
 	t.destroying.Lock()
 	defer t.destroying.Unlock()
 	if t.d.tasks.get(t.cfg.ID) != t {

@@ -27,7 +27,7 @@ const (
 	soakBound = soakCheck + 15*time.Second
 )
 
-// TestSoak runs 40 tasks with short leases for $DURATION under random faults, of the seed $SEED: `make
+// TestSoak runs 40 tasks with short leases, four of them with batch tokens, for $DURATION under random faults, of the seed $SEED: `make
 // soak`. Nothing may be lost (C1 to C8), and at the end all is as if nothing had been.
 func TestSoak(t *testing.T) {
 	duration, seed := soakOptions(t)
@@ -51,12 +51,15 @@ func TestSoak(t *testing.T) {
 		for _, of := range []struct {
 			driver string
 			count  int
-		}{{"raw_exec", 7}, {"docker", 3}} {
+		}{{"raw_exec", 6}, {"docker", 3}} {
 			j := lab.OutageJob{Name: fmt.Sprintf("soak%d-%s", i, of.driver[:3]), Driver: of.driver, Count: of.count, TTL: time.Duration(ttl) * time.Second, Mount: "database"}
 			s.Start(agent.AuthPath, j)
 			s.jobs = append(s.jobs, j)
 		}
 	}
+	batch := lab.OutageJob{Name: "soak-batch", Driver: "raw_exec", Count: 4, TTL: 30 * time.Second, Mount: "database", Batch: 90 * time.Second}
+	s.Start(agent.AuthPath, batch)
+	s.jobs = append(s.jobs, batch)
 	require.Len(t, s.Tasks, 40)
 	proxy.Seen(s.request)
 

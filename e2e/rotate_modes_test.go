@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +105,7 @@ func TestChangeModeSignal(t *testing.T) {
 func TestChangeModeScript(t *testing.T) {
 	t.Parallel()
 	// It runs where the process of testapp does, says what it sees, fails on red and hangs on amber:
-	// with a child that holds its output.
+	// with children that hold its output, and one that ignores SIGTERM. They end with the task at the latest.
 	const script = `
           change_mode = "script"
           change_script {
@@ -112,7 +115,9 @@ func TestChangeModeScript(t *testing.T) {
               echo "file=$file env=$COLOUR app=$(cat /proc/1/comm)" >> "$NOMAD_TASK_DIR/changes"
               case $file in
                 red) exit 3 ;;
-                amber) sleep 1000; echo unreached ;;
+                amber)
+                  /bin/sh -c 'trap "" TERM HUP INT; while :; do sleep 1; done' "stray-$NOMAD_ALLOC_ID" &
+                  sleep 1000; echo unreached ;;
               esac
             EOT
             ]
@@ -155,12 +160,33 @@ func TestChangeModeScript(t *testing.T) {
 			seen(4, "blue")
 			l.Events(alloc, 2, `secret "app" changed; change_script run`)
 			l.SameProcess(alloc)
+			require.NotEmpty(t, strays(t, alloc), "the script has left nothing, and this test shows nothing")
 
 			begin := time.Now()
 			require.NoError(t, alloc.Job.Stop(l.Ctx))
 			require.Less(t, time.Since(begin), 30*time.Second, "the script that hangs delayed the task's end")
+			l.Until("what the script left to end", func() error {
+				if left := strays(t, alloc); len(left) > 0 {
+					return fmt.Errorf("there are processes %v", left)
+				}
+				return nil
+			})
 		})
 	}
+}
+
+// strays are the processes that the script of TestChangeModeScript leaves.
+func strays(t *testing.T, alloc *harness.Alloc) (left []string) {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, line := range lines {
+		args, _ := os.ReadFile(line)
+		if slices.Contains(strings.Split(string(args), "\x00"), "stray-"+alloc.ID) {
+			left = append(left, line)
+		}
+	}
+	return left
 }
 
 // A script that is not there is an event, and the task runs on.

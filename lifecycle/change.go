@@ -21,9 +21,11 @@ type change struct {
 	at     time.Time // when to apply it, were it alone
 	latest time.Time // when it must be applied at the latest, since what the task has ends; zero: it does not
 	fails  int       // failed attempts; at is the next
-	added  bool      // the task has not had it before
-	drop   bool      // it is to be left out
-	urgent bool      // an operator waits for it: its request is one of the foreground
+	// unanswered: the last attempt had no answer of the server's.
+	unanswered bool
+	added      bool // the task has not had it before
+	drop       bool // it is to be left out
+	urgent     bool // an operator waits for it: its request is one of the foreground
 
 	// Of one that is being applied, or was when a crash came, which tells nobody how far it got:
 	old         *secretState // what it replaces; nil: nothing, or it is not known

@@ -52,7 +52,9 @@
 //     (grants.go) and does nothing to one that runs.
 //
 // A credential that has ended before it could be replaced is told of (ended.go), and so is a server that is away (watch.go), of which the polls
-// of static secrets tell, too (C3).
+// of static secrets tell, too (C3). When a server answers again, what waits to be tried again is tried at once, for all tasks (back.go).
+//
+// A panic ends the watch over its task; it begins anew by the journal (rewatch.go, C14).
 //
 // Each of these ends in a change (change.go). Changes gather; at the deadline of the strongest a rotation
 // (rotation.go) fetches what is new, journals it with its values, publishes, and restarts,

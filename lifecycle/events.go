@@ -55,8 +55,12 @@ func eventEnded(names []string, first time.Time) string {
 	return text + ": the credential in hand ended at " + clock(first) + "; it is replaced as soon as the server gives a new one"
 }
 
-func eventWatchFailed() string {
-	return "Secrets: not watched any more, because of an error in this plugin (the agent's log has it); restart the task to have them renewed"
+func eventWatchFailed(again time.Time) string {
+	return "Secrets: not watched, because of an error in this plugin (the agent's log has it; please report it); the watch begins anew at " + clock(again)
+}
+
+func eventWatchEnded() string {
+	return "Secrets: not watched any more, since the journal cannot be used; restart the task to have them renewed"
 }
 
 func eventOutageOver(provider string) string {

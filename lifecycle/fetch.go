@@ -327,6 +327,9 @@ func (s *Session) fetchOne(ctx context.Context, l *tokenState, sec *secrets.Secr
 		if a.Lease.Duration > 0 {
 			h.ends = a.At.Add(a.Lease.Duration)
 		}
+		if s.journal.HasLease(p.name, a.Lease.ID) {
+			return nil, &secrets.Error{Kind: secrets.Outage, Elsewhere: true, Err: fmt.Errorf("secret %q: a cache before the server gave the lease that the task has already", sec.Name)}
+		}
 		if err := s.journal.AddLease(journal.Lease{
 			Provider: p.name, ID: a.Lease.ID, TokenID: l.tok.ID, Ends: h.ends, Use: journal.LeaseFetched, Secret: sec.Name,
 		}); err != nil {

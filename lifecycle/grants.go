@@ -58,13 +58,13 @@ func (g *grants) request(wanted []*secrets.Secret) {
 		g.waiting[sec.Name] = sec
 		s.work.Go(func() {
 			for n := 1; ; n++ {
-				h, err := s.fetchOne(s.ctx, l, sec, nil, s.foreground, g.room)
+				h, err := s.fetchOne(s.watch, l, sec, nil, s.foreground, g.room)
 				pause := backoff(n, s.k.random())
 				if err == nil || !s.tokens.identity.retryable(l, err) || time.Now().Add(pause).After(until) {
 					g.answers <- grantAnswer{sec, h, err}
 					return
 				}
-				wait(s.ctx, pause)
+				wait(s.watch, pause)
 			}
 		})
 	}
@@ -175,7 +175,7 @@ func (g *grants) awaitRest() {
 			s.granted(time.Now(), got, failed)
 			g.room.close()
 		})
-		if s.ctx.Err() != nil { // then nobody takes it in
+		if s.watch.Err() != nil { // then nobody takes it in
 			g.room.close()
 		}
 	})

@@ -78,6 +78,8 @@ type Keeper struct {
 	memory    *memory
 	reading   sync.Mutex // of a task's values from its journal: one task after the other
 
+	answering answering // which providers' servers answer; has a lock of its own
+
 	stopSweep context.CancelFunc
 	sweeping  sync.WaitGroup
 
@@ -108,20 +110,23 @@ func New(cfg Config) (*Keeper, error) {
 	}
 	k.limit = limit.New(cfg.RequestRate, k.requestsBehind)
 	_, _ = rand.Read(k.digestKey) // never fails
-	var err error
-	k.revocations, err = revoke.New(revoke.Config{
+	revocations, err := revoke.New(revoke.Config{
 		StateDir: cfg.StateDir,
 		Provider: k.providers.revoker,
 		Limit:    k.limit,
 		Random:   func() float64 { return k.random() },
 		Refused:  k.revocationRefused,
+		Answered: k.heard,
 		Log:      cfg.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
+	k.mu.Lock()
+	k.revocations = revocations // which tells of answers already
+	k.mu.Unlock()
 	k.polls = poll.New(poll.Config{
-		Read:     k.providers.read,
+		Read:     k.pollRead,
 		Waiter:   k.providers.waiter,
 		Limit:    k.limit,
 		Interval: cfg.PollInterval,

@@ -74,14 +74,18 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 	switch {
 	case err == nil:
 		crashpoint.Reached(crashpoint.RenewalAnswered, s.task.Name)
-		h.fails, h.endTold = 0, false
+		h.fails, h.endTold, h.unanswered = 0, false, false
 		delete(s.lastEvents, keyRenewal(name))
-		h.ends = at.Add(got.Duration)
+		since := at
+		if !got.Since.IsZero() {
+			since = got.Since
+		}
+		h.ends = since.Add(got.Duration)
 		h.check = s.nextCheck(at)
 		if atMaximum(h.answer.Lease.Duration, got.Duration) {
 			s.rotateBeforeEnd(now, h, because(CauseLeaseMaximum))
 		} else {
-			h.renew = renewAt(at, got.Duration, s.k.random())
+			h.renew = renewedAt(at, since, got.Duration, s.k.random())
 		}
 		s.note()
 		crashpoint.Reached(crashpoint.RenewalJournalled, s.task.Name)
@@ -89,6 +93,7 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 		if secrets.IsElsewhere(err) {
 			s.emitFirst(keyRenewal(name), eventRenewalFailed(h, err))
 		}
+		h.unanswered = unanswered(err)
 		h.fails++
 		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
 	case secrets.KindOf(err) == secrets.Gone:
@@ -112,7 +117,7 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 
 // checkLease asks whether the server still knows a lease (C6).
 func (s *Session) checkLease(name string, h *secretState) {
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := context.WithCancel(s.watch)
 	h.cancelCheck = cancel
 	id, tok := h.answer.Lease.ID, s.tokens.current.tok
 	var at time.Time

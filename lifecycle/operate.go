@@ -98,11 +98,14 @@ func (s *Session) operate(ctx context.Context, kind Operation, secret string) []
 	if !s.watched.Load() {
 		return s.sameForAll(secret, Skipped, "the task is starting: what it gets is current")
 	}
+	if s.failed.Load() {
+		return s.sameForAll(secret, Failed, whyUnwatched)
+	}
 	op := &operation{kind: kind, answer: make(chan []Outcome, 1)}
 	select {
 	case s.results <- func() { s.beginOperation(time.Now(), op, secret) }:
 	case <-s.ctx.Done():
-		return s.sameForAll(secret, Failed, s.whyOver())
+		return s.sameForAll(secret, Failed, whyOver)
 	case <-ctx.Done():
 		return s.sameForAll(secret, Failed, "not begun: "+ctx.Err().Error())
 	}
@@ -110,18 +113,16 @@ func (s *Session) operate(ctx context.Context, kind Operation, secret string) []
 	case done := <-op.answer:
 		return done
 	case <-s.ctx.Done():
-		return s.sameForAll(secret, Failed, s.whyOver())
+		return s.sameForAll(secret, Failed, whyOver)
 	case <-ctx.Done():
 		return s.sameForAll(secret, Failed, "not waited for to its end: "+ctx.Err().Error())
 	}
 }
 
-func (s *Session) whyOver() string {
-	if s.failed.Load() {
-		return "the task is not watched any more, because of an error in this plugin (the agent's log has it): restart it"
-	}
-	return "the task has ended, or the plugin has"
-}
+const (
+	whyOver      = "the task has ended, or the plugin has"
+	whyUnwatched = "the task is not watched just now, because of an error in this plugin (the agent's log has it)"
+)
 
 // sameForAll is one outcome for all secrets of the task that are selected.
 func (s *Session) sameForAll(secret string, r Result, detail string) (all []Outcome) {

@@ -136,6 +136,9 @@ func (s *Session) adoptNext(r *rotation, next state) {
 	s.secrets, s.phase = next.secrets, phaseApplying
 	for _, c := range r.batch {
 		delete(s.changes, c.name)
+		if c.fresh != nil {
+			s.followKind(c.name, c.fresh)
+		}
 		if c.old != nil && !c.drop {
 			s.emitShortLived(c.fresh)
 		}
@@ -177,6 +180,7 @@ func (r *rotation) keep(which func(*change) bool) {
 func (s *Session) fetchFailed(now time.Time, c *change, err error) {
 	c.fails++
 	s.noteError(c.name, err)
+	c.unanswered = unanswered(err)
 	h := s.secrets[c.name]
 	s.count(c, err)
 	switch {
@@ -261,6 +265,7 @@ func (s *Session) rollBack(now time.Time, r *rotation, err error) {
 	for _, c := range r.batch {
 		if old := c.old; old != nil {
 			s.secrets[c.name] = old
+			s.followKind(c.name, old)
 			if old.answer.Kind != secrets.Static { // the server has what is new
 				s.liveSet(c.name, old.answer.Fields, old.answer.At)
 			}

@@ -46,6 +46,15 @@ func renewAt(t time.Time, d time.Duration, r float64) time.Time {
 	return between(t, d/2, d/3*2, r)
 }
 
+// renewedAt is renewAt for what was seen at a moment to have been granted before: some of what is left passes first.
+func renewedAt(seen, since time.Time, d time.Duration, r float64) time.Time {
+	at, left := renewAt(since, d, r), since.Add(d).Sub(seen)
+	if soonest := between(seen, left/4, left/3, r); at.Before(soonest) {
+		return soonest
+	}
+	return at
+}
+
 // checkAt is when to look again whether the server still knows a lease that was seen at t (C6):
 // never later than the interval.
 func checkAt(t time.Time, interval time.Duration, r float64) time.Time {
@@ -61,13 +70,14 @@ func atMaximum(asked, got time.Duration) bool {
 // backoff is how long to wait before the next attempt after n failed ones (n ≥ 1).
 func backoff(n int, r float64) time.Duration { return limit.Backoff(firstRetry, lastRetry, n, r) }
 
-// retryRenewal is after backoff, made shorter where the lease has not long to live: at least one more
-// attempt fits into what remains (C1). Past the lease's end it is backoff's again: the server is asked
+// retryRenewal is after backoff, made shorter where the lease has not long to live: attempts are no further apart than a tenth
+// of what remains, or a second, for a server may answer for seconds only (and not all at the same moments); and at least one more fits in (C1). Past the lease's end it is backoff's again: the server is asked
 // until it says that the lease is gone.
 func retryRenewal(now, end time.Time, n int, r float64) time.Time {
 	wait := backoff(n, r)
 	if left := end.Sub(now); left > 0 {
-		wait = min(wait, max(left/3, firstRetry/4))
+		most := max(left/10, firstRetry)
+		wait = min(wait, most/2+time.Duration(r*float64(most/2)), max(left/3, firstRetry/4))
 	}
 	return now.Add(wait)
 }

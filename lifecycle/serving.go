@@ -14,9 +14,9 @@ import (
 func (s *Session) startApply(r *rotation, set *secrets.Set) {
 	var serving context.Context
 	if until := s.serveUntil(time.Now(), r); until.IsZero() {
-		serving, r.cut = context.WithCancel(s.ctx)
+		serving, r.cut = context.WithCancel(s.watch)
 	} else {
-		serving, r.cut = context.WithDeadline(s.ctx, until)
+		serving, r.cut = context.WithDeadline(s.watch, until)
 	}
 	s.do(func(ctx context.Context) func() { return s.apply(ctx, serving, r, set) })
 }

@@ -54,11 +54,15 @@ type Session struct {
 
 	ctx     context.Context // ends with the session
 	cancel  context.CancelFunc
+	watch   context.Context // ends with the watch over the task: with the session, or before, by a panic (rewatch.go)
+	unwatch context.CancelFunc
 	work    sync.WaitGroup // the loop, and all it started
+	watcher sync.WaitGroup // what keeps the loop going
 	started sync.Once
 	ended   sync.Once
 	wake    chan struct{} // something that the loop is to look at has changed
 	results chan func()   // what requests bring home
+	back    returned      // providers that answer again; has a lock of its own
 
 	secrets map[string]*secretState // by secret
 
@@ -124,6 +128,7 @@ type secretState struct {
 	planned time.Time
 
 	renewing    bool               // a renewal is under way, or waits for its turn
+	unanswered  bool               // the last renewal had no answer; renew is when to try again
 	cancelCheck context.CancelFunc // a check is; nil: none
 
 	lost bool // the server does not know the lease any more; a change replaces it
@@ -142,21 +147,30 @@ type secretState struct {
 
 func (k *Keeper) newSession(t Task, spec *secrets.Spec, h Host) *Session {
 	s := &Session{
-		k: k, task: t, spec: spec, host: h,
+		k: k, task: t, host: h,
 		log:        k.cfg.Log.With("alloc_id", t.AllocID, "task", t.Name),
 		wake:       make(chan struct{}, 1),
 		results:    make(chan func()),
-		secrets:    map[string]*secretState{},
-		statics:    map[string]*static{},
-		changes:    map[string]*change{},
-		outages:    map[string]*outage{},
 		lastEvents: map[eventKey]string{},
 		errors:     map[string]*LastError{},
 	}
-	s.shown.Store(spec)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.empty(spec)
 	s.publish(time.Now())
 	return s
+}
+
+// empty makes a session one that knows nothing of its task but what that asks for.
+func (s *Session) empty(spec *secrets.Spec) {
+	s.spec = spec
+	s.shown.Store(spec)
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	s.watch, s.unwatch = context.WithCancel(s.ctx)
+	s.secrets, s.statics, s.changes, s.outages = map[string]*secretState{}, map[string]*static{}, map[string]*change{}, map[string]*outage{}
+	s.rotation, s.retired, s.phase = nil, nil, phaseStarting
+	s.tokens.current, s.tokens.old, s.tokens.busy = nil, nil, false
 }
 
 // Set is what the task has now. It changes only from within the session's own Host calls.
@@ -183,7 +197,7 @@ func (s *Session) Watch() {
 	s.started.Do(func() {
 		if s.ctx.Err() == nil {
 			s.watched.Store(true)
-			s.work.Go(s.loop)
+			s.watcher.Go(s.keepWatching)
 		}
 	})
 }
@@ -193,6 +207,7 @@ func (s *Session) Watch() {
 func (s *Session) stop() {
 	s.cancel()
 	s.started.Do(func() {}) // no Watch from now on; and one that is beginning has begun
+	s.watcher.Wait()
 	s.work.Wait()
 	for _, st := range s.statics {
 		st.poll.Cancel()
@@ -249,33 +264,44 @@ func (h *secretState) journalled() journal.Secret {
 
 // resume makes a session of what a journal says (C4): it asks the server nothing.
 func (k *Keeper) resume(t Task, j *journal.Journal, h Host) (*Session, error) {
-	e := j.Entry()
+	s := k.newSession(t, nil, h)
+	s.journal = j
+	if err := s.restore(); err != nil {
+		s.cancel()
+		return nil, err
+	}
+	return s, nil
+}
+
+// restore has the session go on from where its journal says that things stand.
+func (s *Session) restore() error {
+	k, e := s.k, s.journal.Entry()
 	if e.Step == journal.StepStarting {
-		return nil, fmt.Errorf("%w: the task's start was not finished", ErrJournalUnreadable)
+		return fmt.Errorf("%w: the task's start was not finished", ErrJournalUnreadable)
 	}
 	spec, err := k.providers.compile(e.Config)
 	if err != nil {
-		return nil, fmt.Errorf("%w: its job does not compile: %w", ErrJournalUnreadable, err)
+		return fmt.Errorf("%w: its job does not compile: %w", ErrJournalUnreadable, err)
 	}
-	values, err := k.valuesOf(j)
+	values, err := k.valuesOf(s.journal)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := k.newSession(t, spec, h)
-	s.journal, s.namespace = j, e.Namespace
+	s.empty(spec)
+	s.namespace = e.Namespace
 	s.task.AllocIndex, s.task.UID = e.Task.AllocIndex, e.Task.UID
-	if t.JobID == "" {
+	if s.task.JobID == "" {
 		s.task.Namespace, s.task.JobID = e.Task.Namespace, e.Task.JobID
 	}
 	if s.tokens.issuer, err = k.providers.issuerFor(spec, e.Config); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
+		return fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
 	}
 	if s.tokens.issuer != nil {
 		if err := s.resumeTokens(e); err != nil {
-			return nil, err
+			return err
 		}
 		if s.policies, err = k.policiesOf(e.Config, s.tokens.identity); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
+			return fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
 		}
 	}
 	s.phase = phaseWatching
@@ -289,17 +315,17 @@ func (k *Keeper) resume(t Task, j *journal.Journal, h Host) (*Session, error) {
 		}
 		fields, ok := values[name]
 		if i < 0 || !ok {
-			return nil, fmt.Errorf("%w: secret %q is not all there", ErrJournalUnreadable, name)
+			return fmt.Errorf("%w: secret %q is not all there", ErrJournalUnreadable, name)
 		}
 		if s.secrets[name], err = s.resumeSecret(now, &spec.Secrets[i], hs, fields); err != nil {
-			return nil, fmt.Errorf("%w: secret %q: %w", ErrJournalUnreadable, name, err)
+			return fmt.Errorf("%w: secret %q: %w", ErrJournalUnreadable, name, err)
 		}
 	}
 	s.ownEnv = e.OwnEnv
 	// What the task has it keeps, whatever room there is now.
 	fitted, err := secrets.Fit(spec, s.answers(nil), secrets.Around{Env: s.ownEnv, Has: s.has, EnvRoom: math.MaxInt})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
+		return fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
 	}
 	for name, why := range fitted.Left {
 		s.log.Warn("a secret that the policies grant does not fit any more", "secret", name, "reason", why)
@@ -309,8 +335,9 @@ func (k *Keeper) resume(t Task, j *journal.Journal, h Host) (*Session, error) {
 	s.openLive(now, resumedLook(e))
 	k.room.found(s, values)
 	s.resumeRecord(now, recorded(e, spec))
+	s.failed.Store(false)
 	s.publish(now)
-	return s, nil
+	return nil
 }
 
 func (s *Session) resumeSecret(now time.Time, sec *secrets.Secret, hs journal.Secret, f secrets.Fields) (*secretState, error) {

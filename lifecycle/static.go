@@ -18,6 +18,8 @@ type static struct {
 	busy    bool
 	retry   time.Time
 	fails   int
+	// unanswered: the last read had no answer; retry is when to try again.
+	unanswered bool
 }
 
 // polled says that so many polls in a row had no answer, the last for err; none: one has an answer again.
@@ -78,6 +80,18 @@ func (s *Session) forget(name string) {
 	}
 }
 
+// followKind begins or ends the watch over a secret that is of another kind than before: the engine at its path was replaced.
+func (s *Session) followKind(name string, h *secretState) {
+	_, watched := s.statics[name]
+	switch static := h.answer.Kind == secrets.Static; {
+	case static && !watched:
+		s.subscribeTo(name, h)
+	case !static && watched:
+		s.forget(name)
+		s.livePolled(name, h, nil)
+	}
+}
+
 // stepStatic reads a secret that a poll found changed, with the task's own identity.
 func (s *Session) stepStatic(now time.Time, name string, st *static) (next time.Time) {
 	h := s.secrets[name]
@@ -126,6 +140,9 @@ func (s *Session) staticRead(now time.Time, name string, st *static, fresh *secr
 	if err == nil {
 		st.fails = 0
 		st.poll.MarkSeen(fresh.seen())
+		if fresh.answer.Kind == secrets.Static {
+			st.poll.Resume()
+		}
 		s.liveSet(name, fresh.answer.Fields, fresh.answer.At)
 		if s.takeUnnoticed(name, fresh) {
 			return
@@ -138,6 +155,7 @@ func (s *Session) staticRead(now time.Time, name string, st *static, fresh *secr
 	}
 	st.fails++
 	s.noteError(name, err)
+	st.unanswered = unanswered(err)
 	if secrets.KindOf(err) == secrets.NotFound { // what is not there any more is no file
 		s.liveSet(name, secrets.Fields{}, now)
 	} else {
@@ -162,7 +180,7 @@ func (s *Session) staticRead(now time.Time, name string, st *static, fresh *secr
 // that is so. The action that waits for an earlier change is not needed any more.
 func (s *Session) takeUnnoticed(name string, fresh *secretState) bool {
 	old := s.secrets[name]
-	if old.undelivered || fresh.answer.Kind != secrets.Static {
+	if old.undelivered || fresh.answer.Kind != secrets.Static || old.answer.Kind != secrets.Static {
 		return false
 	}
 	c := s.changes[name]

@@ -55,6 +55,8 @@ type tokenState struct {
 	rotate time.Time // when to log in again; zero: never, or not known yet
 	check  time.Time // when to look whether the server still knows it
 	fails  int
+	// unanswered: the last renewal or login had no answer; renew or rotate is when to try again.
+	unanswered bool
 	// checking: such a look waits for its turn, or is under way.
 	checking bool
 	// lost: the server does not know it any more; a new one is waited for.
@@ -235,7 +237,7 @@ func (l *tokenState) granted(at time.Time, tok secrets.Token, r float64) {
 	if tok.ID == "" { // a renewal's: it is the same token
 		tok.ID, tok.Accessor, tok.Batch = l.tok.ID, l.tok.Accessor, l.tok.Batch
 	}
-	l.tok, l.fails = tok, 0
+	l.tok, l.fails, l.unanswered = tok, 0, false
 	l.renew, l.rotate, l.ends = time.Time{}, time.Time{}, tok.Expires
 	if tok.TTL <= 0 {
 		return // it lives until it is revoked
@@ -247,6 +249,6 @@ func (l *tokenState) granted(at time.Time, tok secrets.Token, r float64) {
 		l.ends = at.Add(tok.TTL)
 	}
 	if tok.Renewable && !atMaximum(l.firstTTL, tok.TTL) {
-		l.renew = renewAt(at, tok.TTL, r)
+		l.renew = renewedAt(at, l.ends.Add(-tok.TTL), tok.TTL, r)
 	}
 }

@@ -111,6 +111,7 @@ func (s *Session) renewToken() {
 			}
 		case s.retryable(err):
 			l.fails++
+			l.unanswered = unanswered(err)
 			l.renew = retryRenewal(now, l.ends, l.fails, s.k.random())
 		case secrets.KindOf(err) == secrets.Gone:
 			s.tokenLost(now)
@@ -196,6 +197,7 @@ func (s *Session) loggedInAgain(now time.Time, old, l *tokenState, err error) {
 	if err != nil {
 		s.noteError("", err)
 		old.fails++
+		old.unanswered = unanswered(err)
 		old.rotate = retryRenewal(now, old.ends, old.fails, s.k.random())
 		if secrets.KindOf(err) != secrets.Outage {
 			old.rotate = now.Add(slowBackoff(old.fails, s.k.random()))

@@ -26,7 +26,7 @@ func (s *Session) loop() {
 		}
 		s.publish(now)
 		select {
-		case <-s.ctx.Done():
+		case <-s.watch.Done():
 			return
 		case <-timer.C:
 		case <-s.wake:
@@ -43,6 +43,7 @@ func (s *Session) step(now time.Time) (next time.Time) {
 		return time.Time{}
 	}
 	s.stepPull(now)
+	s.stepBack(now)
 	next = s.stepToken(now)
 	for name, h := range s.secrets {
 		next = earliest(next, s.stepSecret(now, name, h))
@@ -55,39 +56,38 @@ func (s *Session) step(now time.Time) (next time.Time) {
 	return next
 }
 
-// do runs a request beside the loop. What it returns is run by the loop, unless the session has
+// do runs a request beside the loop. What it returns is run by the loop, unless the watch has
 // ended by then.
 func (s *Session) do(request func(ctx context.Context) (done func())) {
 	s.work.Go(func() {
 		defer s.contain()
-		s.deliver(request(s.ctx))
+		s.deliver(request(s.watch))
 	})
 }
 
 // contain is deferred by each goroutine of the watch. A panic ends the watch over this task and nothing else (C14): the
-// task runs on, what it has is journalled, and its leases are revoked at its end.
+// task runs on, what it has is journalled, and the watch begins anew (rewatch.go).
 func (s *Session) contain() {
 	p := contain.Of(recover())
 	if p == nil {
 		return
 	}
 	s.failed.Store(true)
-	s.cancel()
 	s.unready()
-	s.log.Error("the watch over a task's secrets ended because of an error in this plugin; please report it", "error", p, "stack", p.Stack)
-	s.host.Event(eventWatchFailed())
+	s.unwatch()
+	s.log.Error("the watch over a task's secrets ended because of an error in this plugin, and begins anew; please report it", "error", p, "stack", p.Stack)
 }
 
 func (s *Session) deliver(done func()) {
 	select {
 	case s.results <- done:
-	case <-s.ctx.Done():
+	case <-s.watch.Done():
 	}
 }
 
 // ask sends one request within the request rate, when it is its turn.
 func (s *Session) ask(u limit.Priority, due time.Time, request func(ctx context.Context) error, done func(err error)) {
-	s.askWhile(s.ctx, u, due, request, done)
+	s.askWhile(s.watch, u, due, request, done)
 }
 
 // askWhile is ask for what is not wanted any more once ctx ends: then nothing is done of it.
@@ -131,6 +131,7 @@ func (o *outage) covers(at time.Time) bool {
 // waited for in vain has taken longer than two that fail at once. An outage elsewhere (a database) says nothing of the
 // server.
 func (s *Session) noteAnswer(p *provider, err error) {
+	s.k.heard(p.name, err)
 	o := s.outageOf(p)
 	switch {
 	case secrets.IsElsewhere(err):

@@ -70,6 +70,8 @@ type Lease struct {
 	ID        LeaseID
 	Duration  time.Duration // granted at issue or at the last renewal
 	Renewable bool
+	// Since is when it was granted, of a renewal that somebody before the server had made already; zero: just now.
+	Since time.Time
 }
 
 // Answer is the server's answer to one Request.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type Hold struct {
 	bound   time.Duration
 	version byte // that the launcher speaks
 	name    string
+	meet    func() // called when a launcher waits, before it has its command; nil: nothing is
 
 	mu      sync.Mutex // for what Remove ends
 	removed bool       // the names are
@@ -121,6 +123,12 @@ func makeFIFO(dir *os.File, name string, mode uint32) (*fifo, error) {
 	}
 	return f, nil
 }
+
+// Meet has f called when the launcher waits, before it gets its command.
+func (h *Hold) Meet(f func()) { h.meet = f }
+
+// Has reports whether a process with these arguments is the launcher that waits, or has taken them from it: nobody can guess them.
+func (h *Hold) Has(args []string) bool { return slices.Contains(args, h.name) }
 
 // Args are the launcher's arguments, given the path that the directory of the FIFOs has for it. shown is the
 // app's own command, for whoever reads `docker inspect` or a process list: the launcher ignores it.

@@ -105,6 +105,9 @@ func (h *Hold) Release(ctx context.Context, alive func() error, owner Owner, p P
 	if err := w.hello(out, h.version); err != nil {
 		return err
 	}
+	if h.meet != nil {
+		h.meet()
+	}
 	// The header tells the launcher that the FIFO's vanishing is no reason to give up.
 	if err := w.write(in, message[:wire.HeaderLen]); err != nil {
 		return err

@@ -146,7 +146,7 @@ func TestCounters(t *testing.T) {
 	m.Rotated(lifecycle.CauseLeaseMaximum, secrets.Restart, lifecycle.ResultOK)
 	m.Rotated("of a newer version", secrets.SendSignal, lifecycle.ResultError)
 	m.Renewed(lifecycle.ResultRefused)
-	m.Requested(lifecycle.RequestKindRead, lifecycle.ResultOK, 20*time.Millisecond)
+	m.Requested(lifecycle.OperationRead, lifecycle.ResultOK, 20*time.Millisecond)
 	m.Requested(lifecycle.OperationWait, lifecycle.ResultOK, time.Minute)
 	m.Restarted(300 * time.Millisecond)
 	m.LiveRead("ok", 2)
@@ -186,7 +186,7 @@ func TestPageHasEachMetric(t *testing.T) {
 	}
 	m := New(hclog.NewNullLogger())
 	m.Rotated(lifecycle.CauseChanged, secrets.Noop, lifecycle.ResultOK)
-	m.Requested(lifecycle.RequestKindRead, lifecycle.ResultOK, 0)
+	m.Requested(lifecycle.OperationRead, lifecycle.ResultOK, 0)
 	m.Collect("docker", true, func() (lifecycle.Gauges, bool) {
 		return lifecycle.Gauges{Tasks: []lifecycle.TaskGauges{task("one", "web", lifecycle.SecretGauge{Name: "db", Expires: later(1), Renews: later(1)})}}, true
 	})

@@ -125,6 +125,7 @@ type WorkloadRole struct {
 	MaxTTL   time.Duration
 	Claims   map[string]any // bound_claims
 	Bare     bool           // without Vault's default policy
+	Batch    bool           // of batch tokens
 	Strict   bool           // a JWT is refused as soon as it has expired; else a minute is forgiven
 }
 
@@ -148,6 +149,9 @@ func (v *Vault) WorkloadRole(ctx context.Context, authPath, name string, r Workl
 		"token_ttl":               r.TTL.String(),
 		"token_max_ttl":           r.MaxTTL.String(),
 		"token_explicit_max_ttl":  0,
+	}
+	if r.Batch {
+		role["token_type"] = "batch"
 	}
 	if r.Strict {
 		role["clock_skew_leeway"] = -1

@@ -27,6 +27,7 @@ type OutageJob struct {
 	Count  int
 	TTL    time.Duration // of the credentials, which can be renewed for a day
 	Mount  string        // of the database engine; empty: "database"
+	Batch  time.Duration // not 0: its tasks log in for batch tokens that live so long
 }
 
 // OutageTask is one of them, as it was found.
@@ -60,7 +61,11 @@ func (l *OutageLab) Prepare(authPath string, j *OutageJob) {
 path "%s/creds/%s"  { capabilities = ["read"] }
 path "secret/data/%[2]s" { capabilities = ["read"] }
 path "sys/leases/revoke" { capabilities = ["update"] }`, j.Mount, j.Name)))
-	require.NoError(l.T, l.Server.WorkloadRole(l.Ctx, authPath, j.Name, harness.WorkloadRole{Policies: []string{j.Name}, TTL: 24 * time.Hour}))
+	role := harness.WorkloadRole{Policies: []string{j.Name}, TTL: 24 * time.Hour}
+	if j.Batch > 0 {
+		role.TTL, role.Batch = j.Batch, true
+	}
+	require.NoError(l.T, l.Server.WorkloadRole(l.Ctx, authPath, j.Name, role))
 }
 
 // Start sets Vault up for a job and runs it.

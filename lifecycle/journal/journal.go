@@ -210,6 +210,11 @@ func (j *Journal) AddLease(l Lease) error {
 	})
 }
 
+// HasLease reports whether a lease is on the list.
+func (j *Journal) HasLease(provider string, id secrets.LeaseID) bool {
+	return slices.ContainsFunc(j.Entry().Leases, func(l Lease) bool { return l.ID == id && l.Provider == provider })
+}
+
 // ForgetLeases takes leases off the list that are known to be ended, or revoked elsewhere.
 func (j *Journal) ForgetLeases(ids ...secrets.LeaseID) error {
 	return j.Update(func(e *Entry) {

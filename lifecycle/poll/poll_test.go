@@ -454,6 +454,36 @@ func TestPollNotStatic(t *testing.T) {
 	}
 }
 
+// What was no static secret, and is one again, as the subscriber has found by a read of its own, is polled again.
+func TestPollStaticAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPolling(t, 1000)
+		p.server.content["a"] = "v1"
+		first, second := p.watch("a", "T", "v1"), p.watch("a", "T", "v1")
+		p.server.set(func() { p.server.kind = secrets.Leased })
+		time.Sleep(2 * testInterval)
+		require.Equal(t, 1, first.count())
+		require.Equal(t, 1, second.count())
+		p.server.set(func() { p.server.kind = secrets.Static })
+		for _, w := range []*watcher{first, second} {
+			w.MarkSeen("v1")
+			w.Resume()
+		}
+		p.server.taken()
+		time.Sleep(2 * testInterval)
+		require.Contains(t, []int{1, 2}, len(p.server.taken()), "one poll an interval for both")
+		p.server.set(func() { p.server.content["a"] = "v2" })
+		time.Sleep(2 * testInterval)
+		require.Equal(t, 1, first.count())
+		require.Equal(t, 1, second.count())
+		first.Cancel()
+		second.Cancel()
+		p.server.taken()
+		time.Sleep(2 * testInterval)
+		require.Empty(t, p.server.taken())
+	})
+}
+
 // A pinned version never changes.
 func TestPollPinned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

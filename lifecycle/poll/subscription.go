@@ -121,6 +121,19 @@ func (s *Subscription) MarkSeen(digest string) {
 	s.notified = ""
 }
 
+// Resume polls the path again if that has ended because there was something else at it than a static secret: the subscriber has read
+// it since, and it is one again.
+func (s *Subscription) Resume() {
+	p := s.poller
+	p.mu.Lock()
+	path := s.path
+	dropped := path != nil && p.paths[path.key] != path
+	p.mu.Unlock()
+	if dropped && p.subscribe(path.key, s) {
+		s.Notify()
+	}
+}
+
 // Cancel ends the subscription. Idempotent.
 func (s *Subscription) Cancel() {
 	p := s.poller

@@ -20,6 +20,9 @@ import (
 const (
 	retryMin = time.Second
 	retryMax = time.Minute
+	// When the server answers again: within these.
+	retrySoonMin = time.Second / 2
+	retrySoonMax = 2 * time.Second
 )
 
 // Config is what a Queue needs.
@@ -31,7 +34,9 @@ type Config struct {
 	// Refused is called when the server refuses a revocation, once a task, with the event about it: an operator must
 	// change a policy. What was to be revoked is left to its TTL. Called from a goroutine of its own, without locks.
 	Refused func(t journal.Task, event string, err error)
-	Log     hclog.Logger
+	// Answered, if not nil, is told of the outcome of each request. Must not block.
+	Answered func(provider string, err error)
+	Log      hclog.Logger
 }
 
 // Queue runs the pending revocations of one state directory: of what an ended task had, and of leases
@@ -46,6 +51,7 @@ type Queue struct {
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
+	again    chan struct{}            // closed when what waits for its next attempt is not to wait any longer
 	reported map[journal.TaskKey]bool // of which tasks the operator knows that the server refuses
 	refusals map[journal.TaskKey]refusal
 	running  map[journal.PendingID]*Status
@@ -63,7 +69,7 @@ func New(cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("pending revocations: %w", err)
 	}
 	q := &Queue{
-		cfg: cfg, pending: pending, reported: map[journal.TaskKey]bool{}, refusals: map[journal.TaskKey]refusal{},
+		cfg: cfg, pending: pending, again: make(chan struct{}), reported: map[journal.TaskKey]bool{}, refusals: map[journal.TaskKey]refusal{},
 		running: map[journal.PendingID]*Status{}, changed: make(chan struct{}),
 	}
 	q.ctx, q.stop = context.WithCancel(context.Background())
@@ -235,16 +241,43 @@ func (q *Queue) read(id journal.PendingID) (*journal.Journal, error) {
 	}
 }
 
+// Retry is for when a server answers again: what waits for its next attempt is tried soon. Not at once, for what keeps
+// credentials of running tasks alive is more urgent.
+func (q *Queue) Retry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	close(q.again)
+	q.again = make(chan struct{})
+}
+
 // pause waits before the next attempt; false if the queue is closed meanwhile.
 func (q *Queue) pause(try int) bool {
+	q.mu.Lock()
+	again := q.again
+	q.mu.Unlock()
 	t := time.NewTimer(limit.Backoff(retryMin, retryMax, try+1, q.cfg.Random()))
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return true
+	case <-again:
 	case <-q.ctx.Done():
 		return false
 	}
+	soon := time.NewTimer(between(retrySoonMin, retrySoonMax, q.cfg.Random()))
+	defer soon.Stop()
+	select {
+	case <-t.C:
+	case <-soon.C:
+	case <-q.ctx.Done():
+		return false
+	}
+	return true
+}
+
+// between is the duration that lies r of the way from lo to hi.
+func between(lo, hi time.Duration, r float64) time.Duration {
+	return lo + time.Duration(r*float64(hi-lo))
 }
 
 func (q *Queue) remove(id journal.PendingID) {

@@ -113,7 +113,7 @@ func (r *revocation) waits() bool {
 func (q *Queue) attempt(r *revocation) bool {
 	r.err = nil
 	for tokenID, t := range r.revoke {
-		err := q.request(r, func(ctx context.Context) error {
+		err := q.request(r, r.provider, func(ctx context.Context) error {
 			p := q.cfg.Provider(r.provider)
 			if p.Tokens == nil {
 				return errNoProvider(r.provider)
@@ -189,7 +189,7 @@ func (q *Queue) revokeLease(r *revocation, l journal.Lease) (verdict, error) {
 	refusal := secrets.Errorf(secrets.Refused, "no token is left to do it with")
 	for _, tokenID := range tokenIDs {
 		t := r.use[tokenID]
-		err := q.request(r, func(ctx context.Context) error {
+		err := q.request(r, l.Provider, func(ctx context.Context) error {
 			return p.Leases.Revoke(ctx, t.Token, r.namespace, l.ID)
 		})
 		if verdictOf(err, t) == refused {
@@ -218,7 +218,7 @@ func (q *Queue) revokeLease(r *revocation, l journal.Lease) (verdict, error) {
 }
 
 func (q *Queue) lookup(r *revocation, t journal.Token) (tok secrets.Token, err error) {
-	err = q.request(r, func(ctx context.Context) (err error) {
+	err = q.request(r, r.provider, func(ctx context.Context) (err error) {
 		p := q.cfg.Provider(r.provider)
 		if p.Tokens == nil {
 			return errNoProvider(r.provider)
@@ -231,7 +231,7 @@ func (q *Queue) lookup(r *revocation, t journal.Token) (tok secrets.Token, err e
 
 // request makes one request in the foreground: outside the request rate, one of a few at once, and in turns
 // with those of other tenants.
-func (q *Queue) request(r *revocation, do func(context.Context) error) error {
+func (q *Queue) request(r *revocation, provider string, do func(context.Context) error) error {
 	release, err := q.cfg.Limit.Foreground(q.ctx, limit.TenantOf(r.task.Namespace, r.task.JobID, r.task.AllocID), limit.ForRevocation)
 	if err != nil {
 		return err
@@ -239,7 +239,11 @@ func (q *Queue) request(r *revocation, do func(context.Context) error) error {
 	defer release()
 	ctx, cancel := context.WithTimeout(q.ctx, revokeTimeout)
 	defer cancel()
-	return do(ctx)
+	err = do(ctx)
+	if q.cfg.Answered != nil && q.ctx.Err() == nil {
+		q.cfg.Answered(provider, err)
+	}
+	return err
 }
 
 // verdict is what a server's answer means for a revocation.

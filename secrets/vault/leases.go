@@ -32,6 +32,13 @@ func (v *Client) Renew(ctx context.Context, tok secrets.Token, namespace string,
 		c.body["increment"] = int64(increment / time.Second)
 	}
 	r, err := v.do(ctx, c)
+	if err == nil && r.ok() && r.cached {
+		if l, ok := v.renewedBefore(ctx, tok, namespace, id); ok {
+			return l, nil
+		}
+		c.fresh = true
+		r, err = v.do(ctx, c)
+	}
 	if err != nil {
 		return secrets.Lease{}, err
 	}

@@ -17,6 +17,7 @@ func (v *Client) Login(ctx context.Context, in secrets.Login) (secrets.Token, er
 		return secrets.Token{}, secrets.Errorf(secrets.Invalid, "log in: %q is no path of an auth method", in.Mount)
 	}
 	c := call{
+		fresh: true,
 		request: request{
 			operation: "log in at auth/" + mountPath + " as role " + in.Role,
 			namespace: in.Namespace,
@@ -116,6 +117,13 @@ func (v *Client) RenewToken(ctx context.Context, tok secrets.Token, namespace st
 	c := tokenCall(tok, namespace, "renew")
 	c.body = map[string]any{}
 	r, err := v.do(ctx, c)
+	if err == nil && r.ok() && r.cached {
+		if t, err := v.LookupToken(ctx, secrets.Token{Value: tok.Value, Accessor: tok.Accessor}, namespace); err == nil && renewedEnough(t.TTL, t.Expires.Sub(time.Now())) {
+			return t, nil
+		}
+		c.fresh = true
+		r, err = v.do(ctx, c)
+	}
 	if err != nil {
 		return secrets.Token{}, err
 	}
@@ -149,7 +157,10 @@ func (v *Client) LookupToken(ctx context.Context, tok secrets.Token, namespace s
 	t.Accessor, _ = r.body.Data["accessor"].(string)
 	t.Renewable, _ = r.body.Data["renewable"].(bool)
 	if t.TTL == 0 {
-		// What the last renewal granted is not told. A token of Nomad's own is first seen here.
+		// A token of Nomad's own is first seen here, and one that a cache renews.
+		t.TTL = grantedBetween(r.body.Data, "expire_time", "last_renewal_time", "creation_time")
+	}
+	if t.TTL == 0 {
 		t.TTL = seconds(r.body.Data["creation_ttl"])
 	}
 	if left := seconds(r.body.Data["ttl"]); left > 0 {

@@ -219,12 +219,14 @@ type call struct {
 	query url.Values     // of a read
 	body  map[string]any // not nil: the request is a write
 	makes bool           // it may make a credential
+	fresh bool           // no cache on the way is to answer it
 }
 
 // reply is the server's answer to one call, whatever its status.
 type reply struct {
 	status int
-	at     time.Time     // just before the request was sent
+	at     time.Time     // just before the request was sent; of a cache's answer, when that was the server's
+	cached bool          // a cache on the way gave it
 	ahead  time.Duration // the server's clock, of ours
 	body   envelope
 	raw    string // the body of an error answer that is not the API's
@@ -285,6 +287,9 @@ func (v *Client) do(ctx context.Context, c call) (reply, error) {
 	client := base.WithNamespace(namespace).WithResponseCallbacks(got.take)
 	client.SetToken(c.token.Text())
 
+	if c.fresh || c.makes {
+		pastCaches(client)
+	}
 	at := time.Now()
 	if c.body != nil {
 		_, err = client.Logical().WriteWithContext(ctx, c.path, c.body)
@@ -297,7 +302,7 @@ func (v *Client) do(ctx context.Context, c call) (reply, error) {
 		}
 		return reply{}, c.noAnswer(ctx, err)
 	}
-	r := reply{status: got.status, at: at, ahead: aheadBy(got.date, time.Now())}
+	r := reply{status: got.status, at: at.Add(-got.age), cached: got.cached, ahead: aheadBy(got.date, time.Now())}
 	if got.err == nil && r.ok() {
 		got.err = secrets.CheckShape(got.body)
 	}
@@ -331,6 +336,8 @@ type capture struct {
 
 	status int
 	date   time.Time
+	cached bool
+	age    time.Duration // of a cache's answer
 	body   []byte
 	err    error
 }
@@ -339,6 +346,7 @@ func (g *capture) take(resp *api.Response) {
 	g.done() // of an answer before this one, should there be any
 	g.status = resp.StatusCode
 	g.date, _ = http.ParseTime(resp.Header.Get("Date"))
+	g.cached, g.age = ageOf(resp.Header)
 	g.body, g.err = g.read(resp.Body)
 	_ = resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(nil)) // parsed here, once
