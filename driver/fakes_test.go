@@ -238,7 +238,7 @@ func (r *fakeRunner) removeLeftovers(context.Context, *drivers.TaskConfig, func(
 	return r.left
 }
 
-func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish func(owner) error) (process, error) {
+func (r *fakeRunner) start(ctx context.Context, t *task, what delivery) (process, error) {
 	r.starts++
 	if r.arrived != nil {
 		r.arrived <- struct{}{}
@@ -256,7 +256,7 @@ func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish
 	if err := r.engine.at("start"); err != nil {
 		return process{}, err
 	}
-	if err := publish(owner{}); err != nil {
+	if _, err := what.give(ctx, owner{}); err != nil {
 		return process{}, err
 	}
 	r.engine.launched()
@@ -299,11 +299,15 @@ type fakeSession struct {
 	pending bool
 	notes   json.RawMessage
 	full    error         // the journal cannot be written
+	lost    error         // what it has has ended, and cannot be replaced
 	spec    *secrets.Spec // nil: the usual one
 }
 
-func (s *fakeSession) Set() *secrets.Set   { return &secrets.Set{} }
-func (s *fakeSession) Watch()              {}
+func (s *fakeSession) Set() *secrets.Set { return &secrets.Set{} }
+func (s *fakeSession) Watch()            {}
+func (s *fakeSession) Deliver(context.Context) (*secrets.Set, error) {
+	return s.Set(), s.lost
+}
 func (s *fakeSession) Reading(string) bool { return false }
 func (s *fakeSession) Live(string) (secrets.Fields, time.Time) {
 	return secrets.Fields{}, time.Time{}

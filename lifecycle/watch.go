@@ -39,12 +39,18 @@ func (s *Session) step(now time.Time) (next time.Time) {
 	if s.phase == phaseOver {
 		return time.Time{}
 	}
+	if s.phase == phaseLaunching && s.runs.Load() {
+		s.phase = phaseWatching
+	}
 	next = s.stepToken(now)
 	for name, h := range s.secrets {
 		next = earliest(next, s.stepSecret(now, name, h))
 	}
 	for name, st := range s.statics {
 		next = earliest(next, s.stepStatic(now, name, st))
+	}
+	if s.phase == phaseLaunching { // changes gather: Deliver takes what is there of them, and after Watch the rest is applied
+		return earliest(next, s.stepLive(now), s.stepDelivery(now), s.stepRetired(now), s.stepOldTokens(now))
 	}
 	return earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now))
 }
