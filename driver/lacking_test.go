@@ -69,12 +69,12 @@ func TestStartErrors(t *testing.T) {
 func TestWrappedDriversErrors(t *testing.T) {
 	for text, recoverable := range map[string]bool{
 		"failed to launch command with executor: rpc error: code = Unknown desc = fork/exec /bin/app: resource temporarily unavailable": true,
-		"failed to create executor: pipe2: too many open files":                                                                          true,
-		"Failed to create container: Error response from daemon: mkdir /var/lib/docker/overlay2/x: no space left on device":              true,
-		"Failed to start container: OCI runtime create failed: unable to start: fork/exec: Cannot allocate memory":                       true,
-		"Failed to create container: Cannot connect to the Docker daemon at unix:///var/run/docker.sock":                                  true,
-		"Failed to create container: Error response from daemon: invalid mount config":                                                   false,
-		"failed to launch command with executor: executable file not found":                                                              false,
+		"failed to create executor: pipe2: too many open files":                                                                         true,
+		"Failed to create container: Error response from daemon: mkdir /var/lib/docker/overlay2/x: no space left on device":             true,
+		"Failed to start container: OCI runtime create failed: unable to start: fork/exec: Cannot allocate memory":                      true,
+		"Failed to create container: Cannot connect to the Docker daemon at unix:///var/run/docker.sock":                                true,
+		"Failed to create container: Error response from daemon: invalid mount config":                                                  false,
+		"failed to launch command with executor: executable file not found":                                                             false,
 	} {
 		for _, err := range []error{errors.New(text), structs.NewRecoverableError(errors.New(text), false)} {
 			must.EqOp(t, recoverable, structs.IsRecoverable(retryableSaid(err)), must.Sprint(text))

@@ -22,7 +22,7 @@ func TestConfigsThatCannotBeRead(t *testing.T) {
 			ours   bool
 		}{
 			"none":                           {},
-			"not a map":                      {config: []string{"image"}},
+			"not a map":                      {config: "image"},
 			"a wrong type of the wrapped":    {config: map[string]any{"args": map[string]any{"a": 1}, "expose_token": false, "role": "", "secret": map[string]any{}}},
 			"a wrong type, and a secret":     {config: map[string]any{"secret": map[string]any{"db": 3}}, ours: true},
 			"a wrong type of one of ours":    {config: map[string]any{"stop_timeout": []string{"5s"}}, ours: true},
