@@ -28,11 +28,11 @@ func TestSlowPull(t *testing.T) {
 	proxy, err := harness.NewFaultProxy(nil, "http://"+registry.Addr)
 	require.NoError(t, err)
 	t.Cleanup(proxy.Close)
-	registry.Addr = strings.TrimPrefix(proxy.Addr, "http://")
 	image, err := l.Images.Variant(l.Ctx, "slow-pull", `ENV RELEASE=1`)
 	require.NoError(t, err)
 	ref, err := registry.Push(l.Ctx, image, "slow-pull:1")
 	require.NoError(t, err)
+	ref = registry.Through(strings.TrimPrefix(proxy.Addr, "http://"), ref)
 	proxy.Break(harness.Fault{Delay: pull, Path: "/manifests/", Times: 1})
 
 	mark, began := l.Mark(), time.Now()
