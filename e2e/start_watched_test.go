@@ -14,39 +14,49 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/lab"
 )
 
-// S9: while an image is pulled for longer than a lease lives, that is renewed: the first process has the first credential,
-// and is never refused.
+// S9: while an image is pulled for longer than a lease lives, that is renewed: the first process has the first credential. One that
+// cannot be renewed for so long is replaced before the program runs, also in files that the container has bound by then. No
+// process is ever refused.
 func TestSlowPull(t *testing.T) {
 	t.Parallel()
 	const pull = 35 * time.Second
-	l := newLab(t)
-	require.NoError(t, l.Vault.EnableDatabase(l.Ctx, "database", l.MariaDB))
-	require.NoError(t, l.Vault.DatabaseRole(l.Ctx, "database", "slowpull", 15*time.Second, time.Hour))
-	l.AllowLeased("slowpull", "database/creds/slowpull")
-	registry, err := l.NewRegistry(l.Ctx, "registry-slow-pull")
-	require.NoError(t, err)
-	proxy, err := harness.NewFaultProxy(nil, "http://"+registry.Addr)
-	require.NoError(t, err)
-	t.Cleanup(proxy.Close)
-	image, err := l.Images.Variant(l.Ctx, "slow-pull", `ENV RELEASE=1`)
-	require.NoError(t, err)
-	ref, err := registry.Push(l.Ctx, image, "slow-pull:1")
-	require.NoError(t, err)
-	ref = registry.Through(strings.TrimPrefix(proxy.Addr, "http://"), ref)
-	proxy.Break(harness.Fault{Delay: pull, Path: "/manifests/", Times: 1})
+	for name, max := range map[string]time.Duration{"slowpull": time.Hour, "slowdead": 30 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			require.NoError(t, l.Vault.EnableDatabase(l.Ctx, "database", l.MariaDB))
+			require.NoError(t, l.Vault.DatabaseRole(l.Ctx, "database", name, 15*time.Second, max))
+			l.AllowLeased(name, "database/creds/"+name)
+			registry, err := l.NewRegistry(l.Ctx, "registry-"+name)
+			require.NoError(t, err)
+			proxy, err := harness.NewFaultProxy(nil, "http://"+registry.Addr)
+			require.NoError(t, err)
+			t.Cleanup(proxy.Close)
+			image, err := l.Images.Variant(l.Ctx, name, `ENV RELEASE=1`)
+			require.NoError(t, err)
+			ref, err := registry.Push(l.Ctx, image, name+":1")
+			require.NoError(t, err)
+			ref = registry.Through(strings.TrimPrefix(proxy.Addr, "http://"), ref)
+			proxy.Break(harness.Fault{Delay: pull, Path: "/manifests/", Times: 1})
 
-	mark, began := l.Mark(), time.Now()
-	alloc := l.RunFile("slow-pull", lab.Vars{"image": ref, "user": registry.User, "password": registry.Password})
-	require.GreaterOrEqual(t, time.Since(began), pull, "the image was there at once")
-	l.Lines(alloc, lab.App, "login user=", 1)
-	read, err := l.Vault.Requests(mark, "database/creds/slowpull")
-	require.NoError(t, err)
-	require.Len(t, read, 1, "the credential was replaced")
-	refused, err := alloc.Lines(lab.App, "refused ")
-	require.NoError(t, err)
-	require.Empty(t, refused)
-	l.NotRestarted(alloc, lab.App)
-	l.Leases("database/creds/slowpull", 1)
+			mark, began := l.Mark(), time.Now()
+			alloc := l.RunFile("slow-pull", lab.Vars{"name": name, "image": ref, "user": registry.User, "password": registry.Password})
+			require.GreaterOrEqual(t, time.Since(began), pull, "the image was there at once")
+			l.Lines(alloc, lab.App, "login user=", 1)
+			read, err := l.Vault.Requests(mark, "database/creds/"+name)
+			require.NoError(t, err)
+			if max > pull {
+				require.Len(t, read, 1, "the credential was replaced")
+				l.Leases("database/creds/"+name, 1)
+			} else {
+				l.Event(alloc, `Secrets: secret "db": the credential ended before the task's program ran, and was replaced`)
+			}
+			refused, err := alloc.Lines(lab.App, "refused ")
+			require.NoError(t, err)
+			require.Empty(t, refused)
+			l.NotRestarted(alloc, lab.App)
+		})
+	}
 }
 
 // A secret's file, and a directory of them, are bound into the container by their names, whatever the operator's volumes say:

@@ -1,4 +1,7 @@
-# testapp logs in to MariaDB over and over, from an image that is pulled.
+# testapp logs in to MariaDB over and over, from an image that is pulled, with files that are bound into its container by name.
+variable "name" {
+  type = string
+}
 variable "image" {
   type = string
 }
@@ -9,6 +12,8 @@ variable "password" {
   type = string
 }
 job "slow-pull" {
+  id   = var.name
+  name = var.name
   group "g" {
     task "app" {
       driver = "docker"
@@ -27,15 +32,16 @@ job "slow-pull" {
         force_pull   = true
         network_mode = "host"
         command      = "testapp"
-        args         = ["dblogin"]
-        role         = "slowpull"
+        args         = ["dblogin", "-files", "/etc/db"]
+        volumes      = ["secrets/db:/etc/db"]
+        role         = var.name
         auth {
           username = var.user
           password = var.password
         }
         secret "db" {
-          path = "database/creds/slowpull"
-          env  = { DB_USER = "username", DB_PASSWORD = "password" }
+          path  = "database/creds/${var.name}"
+          files = true
         }
       }
       resources {
