@@ -139,7 +139,11 @@ func (st *containerStart) seeWhoWaits(ctx context.Context) error {
 }
 
 func (st *containerStart) publishFiles(ctx context.Context) (err error) {
-	if st.set, err = st.what.give(ctx, st.started.owner); err != nil {
+	st.set, err = st.what.give(ctx, st.started.owner)
+	if errors.Is(err, errBoundBefore) {
+		st.t.holdLogs() // with this container the last writer would go, and Nomad's log collector stop
+	}
+	if err != nil {
 		return err
 	}
 	crashpoint.Reached(crashpoint.FilesPublished, st.t.cfg.Name)
