@@ -2,13 +2,11 @@ package driver
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
@@ -71,11 +69,4 @@ func TestHeldAtOnce(t *testing.T) {
 	_, err = tk.launch(t.Context(), func() *secrets.Set { return &secrets.Set{} }, []string{"true"}, func([]string) error { return nil })
 	must.ErrorContains(t, err, "not in this test", must.Sprint("it has its turn, and gives it back"))
 	must.NoError(t, tk.waiting.take(t.Context()))
-}
-
-// What is full for a moment, for a task that did not fill it, is tried again.
-func TestNoRoomIsRecoverable(t *testing.T) {
-	d := &Driver{log: testLog(t)}
-	err := d.startError(fmt.Errorf("make: %w", launcher.ErrNoRoom))
-	must.True(t, structs.IsRecoverable(err))
 }

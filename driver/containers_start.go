@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/docker/docker/client"
@@ -16,10 +17,9 @@ import (
 // containerStart is the start of one container with secrets, while it is under way.
 type containerStart struct {
 	*containers
-	t       *task
-	set     *secrets.Set
-	publish func(owner) error
-	docker  *client.Client
+	t      *task
+	what   delivery
+	docker *client.Client
 
 	hold    *launcher.Hold
 	command launcher.TaskCommand
@@ -29,16 +29,28 @@ type containerStart struct {
 	argv    []string     // what Docker would have run
 	alive   func() error // of the process that waits
 	who     launcher.Owner
+	set     *secrets.Set // with which the program is to run
 	started process
 }
 
-func (c *containers) start(ctx context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error) {
+// errBoundBefore is of a container that has bound a file whose content was replaced while it was created.
+var errBoundBefore = errors.New("a secret's file that is bound into the container was replaced while that was created")
+
+func (c *containers) start(ctx context.Context, t *task, what delivery) (process, error) {
+	started, err := c.startOne(ctx, t, what)
+	if errors.Is(err, errBoundBefore) { // another one binds what there is now
+		started, err = c.startOne(ctx, t, what)
+	}
+	return started, err
+}
+
+func (c *containers) startOne(ctx context.Context, t *task, what delivery) (process, error) {
 	docker, err := c.docker()
 	if err != nil {
 		return process{}, err
 	}
 	defer docker.Close()
-	st := &containerStart{containers: c, t: t, set: set, publish: publish, docker: docker}
+	st := &containerStart{containers: c, t: t, what: what, docker: docker}
 	defer func() {
 		if st.hold != nil {
 			st.hold.Remove()
@@ -73,6 +85,11 @@ func (st *containerStart) startHeld(ctx context.Context) error {
 	if st.hold, err = launcher.New(channel.Path()); err != nil {
 		return err
 	}
+	if bindsSecrets(st.t.cfg) {
+		if err := st.what.early(); err != nil {
+			return err
+		}
+	}
 	cfg, command, err := st.waitingConfig(ctx, st.t, channel, st.hold)
 	if err != nil {
 		return err
@@ -81,7 +98,7 @@ func (st *containerStart) startHeld(ctx context.Context) error {
 	login := st.t.session.RegistryLogin()
 	handle, network, err := st.startInner(ctx, cfg)
 	if err != nil {
-		return pullError(login, err)
+		return retryableSaid(pullError(login, err))
 	}
 	crashpoint.Reached(crashpoint.InnerStarted, st.t.cfg.Name)
 	st.handle, st.started = handle, process{network: network, channel: true}
@@ -132,8 +149,12 @@ func (st *containerStart) seeWhoWaits(ctx context.Context) error {
 	return nil
 }
 
-func (st *containerStart) publishFiles(context.Context) error {
-	if err := st.publish(st.started.owner); err != nil {
+func (st *containerStart) publishFiles(ctx context.Context) (err error) {
+	st.set, err = st.what.give(ctx, st.started.owner)
+	if errors.Is(err, errBoundBefore) {
+		st.t.holdLogs() // with this container the last writer would go, and Nomad's log collector stop
+	}
+	if err != nil {
 		return err
 	}
 	crashpoint.Reached(crashpoint.FilesPublished, st.t.cfg.Name)

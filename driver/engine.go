@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -158,11 +157,6 @@ func (c *containers) away(ctx context.Context, err error) bool {
 		_, err := docker.Ping(ctx)
 		return err
 	}) != nil
-}
-
-func connectionLost(err error) bool {
-	return client.IsErrConnectionFailed(err) ||
-		strings.Contains(err.Error(), "Cannot connect to the Docker daemon") || strings.Contains(err.Error(), "error during connect")
 }
 
 func (c *containers) ask(question func(*client.Client) error) error {

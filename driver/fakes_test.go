@@ -239,7 +239,7 @@ func (r *fakeRunner) removeLeftovers(context.Context, *drivers.TaskConfig, func(
 	return r.left
 }
 
-func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish func(owner) error) (process, error) {
+func (r *fakeRunner) start(ctx context.Context, t *task, what delivery) (process, error) {
 	r.starts++
 	if r.arrived != nil {
 		r.arrived <- struct{}{}
@@ -260,7 +260,7 @@ func (r *fakeRunner) start(ctx context.Context, t *task, _ *secrets.Set, publish
 	if err := r.engine.at("start"); err != nil {
 		return process{}, err
 	}
-	if err := publish(owner{}); err != nil {
+	if _, err := what.give(ctx, owner{}); err != nil {
 		return process{}, err
 	}
 	r.engine.launched()
@@ -305,6 +305,7 @@ type fakeSession struct {
 	pending bool
 	notes   json.RawMessage
 	full    error         // the journal cannot be written
+	lost    error         // what it has has ended, and cannot be replaced
 	spec    *secrets.Spec // nil: the usual one
 	login   *secrets.RegistryLogin
 }
@@ -316,6 +317,10 @@ func (s *fakeSession) Reading(string) bool              { return false }
 func (s *fakeSession) ImagePulled()                     {}
 
 func (s *fakeSession) RegistryLogin() *secrets.RegistryLogin { return s.login }
+
+func (s *fakeSession) Deliver(context.Context) (*secrets.Set, error) {
+	return s.Set(), s.lost
+}
 
 func (s *fakeSession) Live(string) (secrets.Fields, time.Time) {
 	return secrets.Fields{}, time.Time{}

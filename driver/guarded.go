@@ -1,15 +1,11 @@
 package driver
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
-	"github.com/docker/docker/client"
 	"github.com/hashicorp/nomad/drivers/rawexec"
-	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
-	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/guard"
 )
@@ -96,20 +92,6 @@ func (d *Driver) startInner(cfg *drivers.TaskConfig, logs *logPipes) (*drivers.T
 		return nil, nil, err
 	}
 	return handle, network, nil
-}
-
-// retryable makes an error recoverable, outermost, if it is of what the machine itself lacks for the moment: files,
-// memory, room, the Docker engine.
-func retryable(err error) error {
-	for _, lack := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EAGAIN} {
-		if errors.Is(err, lack) {
-			return structs.NewRecoverableError(err, true)
-		}
-	}
-	if client.IsErrConnectionFailed(err) {
-		return structs.NewRecoverableError(err, true)
-	}
-	return err
 }
 
 // guardDirs makes safe what the wrapped driver opens as root in the allocation's directory.

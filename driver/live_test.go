@@ -189,7 +189,7 @@ func TestLiveDirsThatWereLeft(t *testing.T) {
 	tk, _ := livePlugin(t, state, "one")
 	must.NoError(t, tk.prepareLive())
 	must.NoError(t, tk.serveLive(t.Context(), owner{}))
-	place := tk.lives[0].target
+	place := tk.liveDirs()[0].target
 	must.NoError(t, reads(filepath.Join(place, "user"), "one")())
 	tk.d.cancel()
 	tk.d.live.close()

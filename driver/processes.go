@@ -15,12 +15,13 @@ import (
 // alone, so that only what is run in the task later needs the launcher.
 type processes struct{}
 
-func (p *processes) start(_ context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error) {
+func (p *processes) start(ctx context.Context, t *task, what delivery) (process, error) {
 	who, err := lookupOwner(t.cfg.User)
 	if err != nil {
 		return process{}, err
 	}
-	if err := publish(who); err != nil {
+	set, err := what.give(ctx, who)
+	if err != nil {
 		return process{}, err
 	}
 	crashpoint.Reached(crashpoint.FilesPublished, t.cfg.Name)
@@ -30,7 +31,7 @@ func (p *processes) start(_ context.Context, t *task, set *secrets.Set, publish 
 	}
 	handle, network, err := t.d.startInner(cfg, t.logs)
 	if err != nil {
-		return process{}, err
+		return process{}, retryableSaid(err)
 	}
 	crashpoint.Reached(crashpoint.InnerStarted, t.cfg.Name)
 	clean, err := scrub(handle)

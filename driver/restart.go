@@ -187,7 +187,10 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 		t.finish(&drivers.ExitResult{ExitCode: -1, Err: fmt.Errorf("restart for new secrets: %w", err)})
 		return err
 	}
-	published := func(owner) error { return nil } // by the session, before it called us
+	published := delivery{ // by the session, before it called us
+		early: func() error { return nil },
+		give:  func(context.Context, owner) (*secrets.Set, error) { return set, nil },
+	}
 	var proc process
 	again := false
 	err := t.withEngine(waiting, func() (err error) {
@@ -197,7 +200,7 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 			}
 		}
 		again = true
-		proc, err = t.runner.start(ctx, t, set, published)
+		proc, err = t.runner.start(ctx, t, published)
 		return err
 	})
 	switch {

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/steps"
@@ -22,16 +20,19 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 			return nil, nil, err
 		}
 	}
-	var ours secrets.TaskConfig
-	if err := cfg.DecodeDriverConfig(&ours); err != nil {
-		return nil, nil, fmt.Errorf("read the task's config: %w", err)
+	ours, readable, err := ourConfig(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !readable {
+		return d.startPlain(cfg)
 	}
 	byDefault := d.fromPolicies(cfg, &ours)
 	if !ours.Declared() {
 		return d.startPlain(cfg)
 	}
 	st := &start{d: d, cfg: cfg, ours: ours, byDefault: byDefault}
-	err := steps.Run(d.ctx, st.steps()...)
+	err = steps.Run(d.ctx, st.steps()...)
 	switch {
 	case errors.Is(err, lifecycle.ErrNothingGranted):
 		d.events.say(cfg, fmt.Sprintf("Secrets: the task starts without them: %v", err))
@@ -45,10 +46,47 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		return d.startPlain(cfg)
 	}
 	if err != nil {
-		return nil, nil, d.startError(err)
+		return nil, nil, startError(err)
 	}
 	p := st.t.currentProcess()
 	return p.handle, p.network, nil
+}
+
+// ourConfig is our part of a task's config. One that cannot be read, or is not there at all, and has nothing of ours is the
+// wrapped driver's to judge: readable is false.
+func ourConfig(cfg *drivers.TaskConfig) (ours secrets.TaskConfig, readable bool, err error) {
+	if err = cfg.DecodeDriverConfig(&ours); err == nil {
+		return ours, true, nil
+	}
+	var all map[string]any
+	if cfg.DecodeDriverConfig(&all) != nil || !hasOurs(all) {
+		return secrets.TaskConfig{}, false, nil
+	}
+	return ours, false, fmt.Errorf("read the task's config: %w", err)
+}
+
+// hasOurs reports whether a task's config says anything of ours: Nomad fills in what a job leaves out.
+func hasOurs(config map[string]any) bool {
+	for key := range taskKeys {
+		switch value := config[key].(type) {
+		case nil:
+		case map[string]any:
+			if len(value) > 0 {
+				return true
+			}
+		case string:
+			if value != "" {
+				return true
+			}
+		case bool:
+			if value {
+				return true
+			}
+		default:
+			return true
+		}
+	}
+	return false
 }
 
 // errNothingGranted is of a task that declares nothing, and whose policies grant nothing.
@@ -83,25 +121,6 @@ func refuseSharedDir(cfg *drivers.TaskConfig) error {
 		return secrets.Errorf(secrets.Invalid, "a task named %q shares its directory with other tasks, which would see its secrets: give it another name", cfg.Name)
 	}
 	return nil
-}
-
-// startError makes an outage recoverable, so that Nomad tries again within the job's restart
-// block (S2), and a container's end before its program ran, as is every end after that, and a state
-// directory that cannot be used, which an operator may repair. The recoverable error must be the outermost; an
-// inner driver's own is kept as it is.
-//
-// Nomad makes an event of it, which it keeps in its Raft log: so it is kept short (S8).
-func (d *Driver) startError(err error) error {
-	err = secrets.ShortError(err)
-	var recoverable *structs.RecoverableError
-	if errors.As(err, &recoverable) {
-		return structs.NewRecoverableError(err, recoverable.Recoverable)
-	}
-	if secrets.KindOf(err) == secrets.Outage || errors.Is(err, launcher.ErrEnded) || errors.Is(err, launcher.ErrTimeout) ||
-		errors.Is(err, launcher.ErrNoRoom) || errors.Is(err, errNoFileServer) || errors.Is(err, statedir.ErrUnusable) {
-		return structs.NewRecoverableError(err, true)
-	}
-	return retryable(err)
 }
 
 // lifecycleTask is a Nomad task in the words of the lifecycle.

@@ -137,6 +137,8 @@ func (st *start) openSession(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, done := st.d.whileAgentStays(ctx, st.cfg)
+	defer done()
 	st.t.session, err = st.sessions.Open(ctx, lifecycle.Start{
 		Task: lifecycleTask(st.d.name, st.cfg), Spec: st.spec, Config: st.ours, Env: st.cfg.Env, Driver: written,
 	}, st.t)
@@ -170,13 +172,8 @@ func (st *start) prepareLive(context.Context) error { return st.t.prepareLive() 
 
 // startProcess publishes the files, fills the live directories and starts the first process.
 func (st *start) startProcess(ctx context.Context) error {
-	t, set := st.t, st.t.session.Set()
-	proc, err := t.runner.start(ctx, t, set, func(o owner) error {
-		if err := t.files.Publish(t.withLinks(set), o.UID, o.GID); err != nil {
-			return err
-		}
-		return t.serveLive(ctx, o)
-	})
+	t := st.t
+	proc, err := t.runner.start(ctx, t, st.delivery())
 	if err != nil {
 		return err
 	}
@@ -186,6 +183,37 @@ func (st *start) startProcess(ctx context.Context) error {
 	// writer would be gone, and Nomad would start the task again with nobody who reads its logs.
 	t.holdLogs()
 	return nil
+}
+
+// delivery is what the first process gets: what is good when its program is about to run (S9).
+func (st *start) delivery() delivery {
+	t := st.t
+	var early *secrets.Set // what was published as root's
+	return delivery{
+		early: func() error {
+			early = t.session.Set()
+			return t.files.Publish(t.withLinks(early), taskdir.NoOwner, taskdir.NoOwner)
+		},
+		give: func(ctx context.Context, o owner) (*secrets.Set, error) {
+			stays, done := st.d.whileAgentStays(ctx, st.cfg)
+			defer done()
+			set, err := t.session.Deliver(stays)
+			switch {
+			case err != nil:
+				return nil, err
+			case early == nil:
+				err = t.files.Publish(t.withLinks(set), o.UID, o.GID)
+			case early == set:
+				err = t.files.Give(t.withLinks(set), o.UID, o.GID)
+			default:
+				err = errBoundBefore
+			}
+			if err != nil {
+				return nil, err
+			}
+			return set, t.serveLive(ctx, o)
+		},
+	}
 }
 
 func (st *start) discardProcess() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -12,6 +13,7 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/steps"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
 // fakeSessions gives one session.
@@ -110,4 +112,63 @@ func TestStartChecksFirst(t *testing.T) {
 	must.EqOp(t, secrets.Invalid, secrets.KindOf(err))
 	must.Nil(t, st.t)
 	must.Nil(t, d.keeper)
+}
+
+// givenSession has one set after the other.
+type givenSession struct {
+	*fakeSession
+	sets []*secrets.Set // the first is what it has
+}
+
+func (s *givenSession) Set() *secrets.Set { return s.sets[0] }
+
+func (s *givenSession) Deliver(context.Context) (*secrets.Set, error) {
+	if len(s.sets) > 1 {
+		s.sets = s.sets[1:]
+	}
+	return s.sets[0], nil
+}
+
+// S9: files that a container binds by name are root's until its user is known, and given to that as they are. If they were replaced
+// while the container was created, the program does not run with what that has bound: another one binds the new ones.
+func TestFilesBoundAreThoseOfTheProgram(t *testing.T) {
+	cfg, dir := taskOnDisk(t)
+	must.NoError(t, os.Mkdir(cfg.TaskDir().Dir+"/private", 0o777))
+	files, err := taskdir.OpenPublisher(dir)
+	must.NoError(t, err)
+	defer files.Close()
+	of := func(value string) *secrets.Set {
+		return &secrets.Set{Files: []secrets.RenderedFile{{Path: "app.conf", Data: secrets.TextValue(value), Perms: 0o400}}}
+	}
+	wrapped := wrappedDocker
+	d := &Driver{name: "docker", wrapped: &wrapped, ctx: t.Context(), log: testLog(t), tasks: newTasks()}
+	st := &start{d: d, cfg: cfg, t: &task{d: d, cfg: cfg, files: files}}
+	st.t.session = &givenSession{fakeSession: &fakeSession{}, sets: []*secrets.Set{of("old"), of("new")}}
+	is := func(value string, owner uint32) {
+		t.Helper()
+		info, err := os.Stat(dir + "/app.conf")
+		must.NoError(t, err)
+		must.EqOp(t, owner, info.Sys().(*syscall.Stat_t).Uid)
+		content, err := os.ReadFile(dir + "/app.conf")
+		must.NoError(t, err)
+		must.EqOp(t, value, string(content))
+	}
+
+	what, o := st.delivery(), owner{UID: 4321, GID: 4321}
+	must.NoError(t, what.early())
+	is("old", 0)
+	_, err = what.give(t.Context(), o)
+	must.ErrorIs(t, err, errBoundBefore)
+	is("old", 0)
+	must.NoError(t, what.early()) // of the next container
+	is("new", 0)
+	set, err := what.give(t.Context(), o)
+	must.NoError(t, err)
+	must.EqOp(t, st.t.session.Set(), set)
+	is("new", 4321)
+
+	what = st.delivery() // of a container that binds none
+	_, err = what.give(t.Context(), owner{UID: 1234, GID: 1234})
+	must.NoError(t, err)
+	is("new", 1234)
 }

@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -37,7 +35,7 @@ func TestSharedTaskDirsAreRefused(t *testing.T) {
 func TestErrorsAndEventsAreShort(t *testing.T) {
 	long := secrets.Errorf(secrets.Outage, "what is wrong: %s", strings.Repeat("x", 1<<20))
 	for _, err := range []error{long, structs.NewRecoverableError(long, true), fmt.Errorf("start: %w: %w", launcher.ErrEnded, long)} {
-		got := new(Driver).startError(err)
+		got := startError(err)
 		must.True(t, structs.IsRecoverable(got))
 		must.LessEq(t, 2<<10, len(got.Error()))
 		must.StrContains(t, got.Error(), "what is wrong: xxx")
@@ -51,25 +49,4 @@ func TestErrorsAndEventsAreShort(t *testing.T) {
 	tk.finish(&drivers.ExitResult{ExitCode: -1, Err: long})
 	awaitPhase(t, tk, phaseReleased)
 	must.LessEq(t, 2<<10, len(tk.state.exitResult().Err.Error()))
-}
-
-// What is no fault of the job's is tried again within its restart block.
-func TestStartErrors(t *testing.T) {
-	for _, test := range []struct {
-		err         error
-		recoverable bool
-	}{
-		{secrets.Errorf(secrets.Outage, "the server is away"), true},
-		{secrets.Errorf(secrets.Invalid, "bad option"), false},
-		{fmt.Errorf("container c ended (exit code 137) before its program ran: %w", launcher.ErrEnded), true},
-		{fmt.Errorf("start the program: %w", launcher.ErrTimeout), true},
-		{fmt.Errorf("start container c: %w", &launcher.ExecError{Text: "no such file"}), false},
-		{structs.NewRecoverableError(errors.New("the wrapped driver's"), true), true},
-		{fmt.Errorf("%w: it is on a disk", statedir.ErrUnusable), true},
-		{errors.New("any other"), false},
-	} {
-		got := new(Driver).startError(test.err)
-		must.EqOp(t, test.recoverable, structs.IsRecoverable(got), must.Sprint(test.err))
-		must.StrContains(t, got.Error(), test.err.Error())
-	}
 }

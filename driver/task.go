@@ -28,7 +28,7 @@ type task struct {
 	logs    *logPipes
 	session session
 	state   taskState
-	lives   []*liveDir // set before the task has a process
+	lives   atomic.Pointer[[]*liveDir] // set once, before the task has a process
 
 	finishBy time.Time // of the last restart in place: until when the old process might finish; the session's calls use it
 
@@ -47,6 +47,7 @@ type session interface {
 	Driver() json.RawMessage
 	SetDriver(json.RawMessage) error
 	Given(env map[string]string) (events []string)
+	Deliver(context.Context) (*secrets.Set, error)
 	Watch()
 	EnqueueRevocations()
 	End()
@@ -67,6 +68,16 @@ type process struct {
 	channel bool   // docker: the container has the task's channel; one of an older plugin's has none
 }
 
+// delivery is what a process that is being started gets.
+type delivery struct {
+	// early publishes the files as root's, while there is nobody yet to read them: what a container binds by name is to be
+	// there when that is created.
+	early func() error
+	// give publishes the files as the process's user's, and says with which set the program is to run. It is called
+	// before that does (S1), when the user is known.
+	give func(context.Context, owner) (*secrets.Set, error)
+}
+
 // owner is a user and a group, as the host sees them.
 type owner = launcher.Owner
 
@@ -76,10 +87,9 @@ type runner interface {
 	// found first.
 	removeLeftovers(ctx context.Context, cfg *drivers.TaskConfig, found func()) error
 
-	// start runs the inner driver's StartTask so that the process sees the set, and returns once
-	// it runs. publish writes the set's files, and is called before the task's program runs (S1).
+	// start runs the inner driver's StartTask, and returns once the task's program runs with what it is to have.
 	// On error nothing of it is left.
-	start(ctx context.Context, t *task, set *secrets.Set, publish func(owner) error) (process, error)
+	start(ctx context.Context, t *task, what delivery) (process, error)
 
 	// seek finds out whether a process that the wrapped driver does not wait for runs. It waits for an engine that is
 	// away until ctx ends.

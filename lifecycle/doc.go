@@ -25,9 +25,10 @@
 //
 // A start that waits says so in an event (waiting.go): Nomad shows nothing of one that is under way.
 //
-// The driver starts the task and calls Watch. From then on one goroutine (watch.go) owns the
-// session: it does what is due, computes when something is due next, and sleeps. What to do when is decided by
-// functions of the time, what was granted, and a random number (schedule.go). Requests and Host
+// From the end of Open on one goroutine (watch.go) owns the session. While the driver starts the task, which may take minutes, it
+// renews and polls, and changes gather; when the program is about to run, Deliver (delivery.go) gives it what is good then (S9).
+// After Watch, changes are applied. The loop does what is due, computes when something is due next, and sleeps. What to do when is
+// decided by functions of the time, what was granted, and a random number (schedule.go). Requests and Host
 // calls run beside the loop, so that a server that hangs delays nobody else and never the end; each
 // hands a function back for the loop to run. So the session's state needs no locks.
 //

@@ -44,15 +44,25 @@ func eventOutage(provider string, now, ends time.Time) string {
 
 // eventEnded is about credentials that have ended and that the task still has; first is when the first of them did.
 func eventEnded(names []string, first time.Time) string {
-	quoted := make([]string, 0, maxNamed)
+	return "Secrets: secret " + quoted(names) + ": the credential in hand ended at " + clock(first) + "; it is replaced as soon as the server gives a new one"
+}
+
+// quoted are the names of secrets, as many as an event may have.
+func quoted(names []string) string {
+	all := make([]string, 0, maxNamed)
 	for _, name := range names[:min(len(names), maxNamed)] {
-		quoted = append(quoted, strconv.Quote(name))
+		all = append(all, strconv.Quote(name))
 	}
-	text := "Secrets: secret " + strings.Join(quoted, ", ")
-	if more := len(names) - len(quoted); more > 0 {
+	text := strings.Join(all, ", ")
+	if more := len(names) - len(all); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	return text + ": the credential in hand ended at " + clock(first) + "; it is replaced as soon as the server gives a new one"
+	return text
+}
+
+// eventReplacedBeforeRun is about credentials that had ended when the task's program was about to run.
+func eventReplacedBeforeRun(names []string) string {
+	return "Secrets: secret " + quoted(names) + ": the credential ended before the task's program ran, and was replaced"
 }
 
 func eventWatchFailed(again time.Time) string {

@@ -59,7 +59,7 @@ func (s *Session) fetchGranted(ctx context.Context) error {
 // renderFirst renders and journals what the task starts with. Of what the policies grant it leaves out what does not
 // fit, or cannot be journalled.
 func (s *Session) renderFirst(now time.Time, grants *grants) error {
-	s.phase = phaseWatching // from what is journalled next on
+	s.phase = phaseLaunching // from what is journalled next on
 	for {
 		fitted, err := secrets.Fit(s.spec, s.answers(nil), s.around(nil))
 		if err != nil {
@@ -112,6 +112,47 @@ func (s *Session) firstLogin(ctx context.Context) error {
 	return nil
 }
 
+// keepToken keeps a token of ours good while a start waits longer than that lives: it is renewed, or replaced, where that
+// is due. What was read with one that has ended is fetched again before the program runs (Deliver).
+func (s *Session) keepToken(ctx context.Context) error {
+	l, now := s.tokens.current, time.Now()
+	if l == nil || !s.tokens.identity.ours() {
+		return nil
+	}
+	ended := due(now.Add(nearlyEnded), l.ends)
+	if !ended && !due(now, l.renew) {
+		return nil
+	}
+	release, err := s.foreground(ctx)
+	if err != nil {
+		return secrets.Errorf(secrets.Outage, "%w", err)
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if ended {
+		fresh, err := s.logIn(ctx)
+		if err != nil {
+			return err
+		}
+		fresh.check = s.nextCheck(fresh.since)
+		s.tokens.use(fresh)
+		s.tokens.retire(l)
+		return nil
+	}
+	got, err := s.tokens.issuer.tokens.RenewToken(ctx, l.tok, s.namespace)
+	s.logRequest("token renewal", now, err)
+	if err != nil { // it lives yet
+		l.fails++
+		l.renew = retryRenewal(now, l.ends, l.fails, s.k.random())
+		return nil
+	}
+	got.Server = s.tokens.server()
+	l.granted(now, got, s.k.random())
+	s.tokens.publish()
+	return s.journal.SaveToken(s.tokens.identity.source, l.tok)
+}
+
 // fetchDeclared gets every secret that the job declares.
 func (s *Session) fetchDeclared(ctx context.Context) error {
 	var wanted []*secrets.Secret
@@ -122,6 +163,9 @@ func (s *Session) fetchDeclared(ctx context.Context) error {
 	}
 	keys := newKeyring()
 	return s.retryUntil(ctx, "its secrets", func() error {
+		if err := s.keepToken(ctx); err != nil {
+			return err
+		}
 		got, failed := s.fetch(ctx, s.tokens.current, wanted, keys, s.foreground)
 		refuseAnswers(got, failed)
 		for name, h := range got {
@@ -184,7 +228,7 @@ func (s *Session) retryUntil(ctx context.Context, what string, attempt func() er
 			if last == nil || s.retryable(err) && !errors.Is(err, ctx.Err()) {
 				last = err
 			}
-			return secrets.Errorf(secrets.Outage, "gave up waiting: %w", last)
+			return gaveUp(ctx, last)
 		case !s.retryable(err):
 			return err
 		}
@@ -201,6 +245,15 @@ func (s *Session) retryUntil(ctx context.Context, what string, attempt func() er
 		}
 		wait(ctx, pause)
 	}
+}
+
+// gaveUp is the error of what was tried until ctx ended; last is why it did not succeed. Where ctx was cancelled for a
+// reason of its own, that is named, too.
+func gaveUp(ctx context.Context, last error) error {
+	if why := context.Cause(ctx); !errors.Is(why, ctx.Err()) {
+		return secrets.Errorf(secrets.Outage, "gave up waiting, since %w; before that: %w", why, last)
+	}
+	return secrets.Errorf(secrets.Outage, "gave up waiting: %w", last)
 }
 
 // retryable reports whether the same request may succeed later, with nobody changing anything.

@@ -95,7 +95,7 @@ func (k *Keeper) Operate(ctx context.Context, op Operation, sel Selection) []Out
 
 // operate has the session's loop do it.
 func (s *Session) operate(ctx context.Context, kind Operation, secret string) []Outcome {
-	if !s.watched.Load() {
+	if !s.runs.Load() {
 		return s.sameForAll(secret, Skipped, "the task is starting: what it gets is current")
 	}
 	if s.failed.Load() {

@@ -12,7 +12,7 @@ import (
 // that was being applied is resumed.
 func TestPhaseInTheJournal(t *testing.T) {
 	for p, want := range map[phase]journal.Step{
-		phaseStarting: journal.StepStarting, phaseWatching: journal.StepWatching, phaseFetching: journal.StepWatching,
+		phaseStarting: journal.StepStarting, phaseLaunching: journal.StepWatching, phaseWatching: journal.StepWatching, phaseFetching: journal.StepWatching,
 		phaseApplying: journal.StepApplying, phaseOver: journal.StepWatching,
 	} {
 		require.Equal(t, want, p.step(), "%d", p)

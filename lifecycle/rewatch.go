@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/contain"
@@ -25,6 +27,7 @@ func (s *Session) keepWatching() {
 		s.loop()
 		s.work.Done()
 		s.work.Wait()
+		s.answerWaiting()
 		for s.ctx.Err() == nil {
 			if time.Since(began) >= calm {
 				n = 0
@@ -65,5 +68,31 @@ func (s *Session) rewatch() (err error) {
 	for name := range s.statics {
 		s.forget(name)
 	}
-	return s.restore()
+	pulled := s.pull.over.Load()
+	if err := s.restore(); err != nil {
+		return err
+	}
+	if !s.runs.Load() {
+		s.phase = phaseLaunching
+	}
+	s.pull.over.Store(pulled)
+	return nil
+}
+
+// answerWaiting tells those who wait for the loop that it has ended.
+func (s *Session) answerWaiting() {
+	if d := s.delivery; d != nil {
+		s.finishDelivery(d, errNotWatched)
+	}
+	why := whyUnwatched
+	if s.ctx.Err() != nil {
+		why = whyOver
+	}
+	for _, op := range s.operations {
+		for _, name := range slices.Sorted(maps.Keys(op.secrets)) {
+			op.done = append(op.done, s.outcome(name, Failed, why))
+		}
+		op.answer <- op.done
+	}
+	s.operations = nil
 }

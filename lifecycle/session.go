@@ -28,7 +28,7 @@ const (
 
 // Session is the life of one task's secrets, from Open or Recover to End.
 //
-// Until Watch its fields belong to the caller of Open or Recover; then to the loop's goroutine alone
+// Until the loop begins its fields belong to Open or the caller of Recover; then to the loop's goroutine alone
 // (watch.go), but for those that say otherwise. Requests and Host calls run beside the loop, in
 // goroutines that get what they need as arguments and hand back a function for the loop to run.
 type Session struct {
@@ -48,7 +48,6 @@ type Session struct {
 	set       atomic.Pointer[secrets.Set]   // for any goroutine
 	shown     atomic.Pointer[secrets.Spec]  // spec, for any goroutine
 	published atomic.Pointer[TaskStatus]    // for any goroutine
-	watched   atomic.Bool                   // the loop runs, or has run
 	failed    atomic.Bool                   // it ended because of an error in this plugin
 	gauges    atomic.Pointer[[]SecretGauge] // as the loop last left them, for any goroutine
 
@@ -59,6 +58,7 @@ type Session struct {
 	work    sync.WaitGroup // the loop, and all it started
 	watcher sync.WaitGroup // what keeps the loop going
 	started sync.Once
+	runs    atomic.Bool // the task's program does: what changes is applied to it
 	ended   sync.Once
 	wake    chan struct{} // something that the loop is to look at has changed
 	results chan func()   // what requests bring home
@@ -69,6 +69,7 @@ type Session struct {
 	statics    map[string]*static // the watch over static secrets, by secret
 	changes    map[string]*change // noticed, and not yet applied
 	rotation   *rotation          // under way
+	delivery   *delivery          // a start waits for what is good now; nil: none does
 	retired    []retired          // leases replaced, and still to be revoked
 	outages    map[string]*outage // by provider
 	policies   policies
@@ -88,11 +89,12 @@ type Session struct {
 type phase int
 
 const (
-	phaseStarting phase = iota // not all secrets are there
-	phaseWatching              // the task has its secrets
-	phaseFetching              // a rotation fetches new ones
-	phaseApplying              // the new ones are journalled, and being applied to the task
-	phaseOver                  // the task has ended, or its restart failed: nothing is done any more but to wait for End
+	phaseStarting  phase = iota // not all secrets are there
+	phaseLaunching              // they are, and are kept alive; the task's program does not run yet
+	phaseWatching               // the task has its secrets
+	phaseFetching               // a rotation fetches new ones
+	phaseApplying               // the new ones are journalled, and being applied to the task
+	phaseOver                   // the task has ended, or its restart failed: nothing is done any more but to wait for End
 )
 
 // rotating reports whether a rotation is under way: what it replaces is not to change under it.
@@ -192,11 +194,17 @@ func (s *Session) tenant() limit.Tenant {
 	return limit.TenantOf(s.task.Namespace, s.task.JobID, s.task.AllocID)
 }
 
-// Watch begins to renew, poll and rotate. The task runs. Calls after the first do nothing.
+// Watch begins to rotate, and after Recover to renew and poll, too. The task runs. Calls after the first do nothing.
 func (s *Session) Watch() {
+	s.runs.Store(true)
+	s.keepAlive()
+	s.wakeUp()
+}
+
+// keepAlive begins to renew and to poll.
+func (s *Session) keepAlive() {
 	s.started.Do(func() {
 		if s.ctx.Err() == nil {
-			s.watched.Store(true)
 			s.watcher.Go(s.keepWatching)
 		}
 	})

@@ -25,8 +25,12 @@ type Start struct {
 }
 
 // Open journals the intent, gets a token, fetches and renders all of a task's secrets. It waits
-// out an outage until Config.StartTimeout, then returns an error of kind secrets.Outage. On error
-// nothing is left: no lease, no token, no journal; what must be revoked for that is pending by then.
+// out an outage until Config.StartTimeout, then returns an error of kind secrets.Outage; one that ctx is cancelled with
+// (its cause) is named. On error nothing is left: no lease, no token, no journal; what must be revoked for that is pending
+// by then.
+//
+// From its return on leases and tokens are renewed (S9). Deliver has what the program is to begin with, and Watch is to be
+// called once it runs.
 func (k *Keeper) Open(ctx context.Context, st Start, h Host) (*Session, error) {
 	o := &opening{k: k, Start: st, s: k.newSession(st.Task, st.Spec, h)}
 	err := steps.Run(ctx,
@@ -39,6 +43,7 @@ func (k *Keeper) Open(ctx context.Context, st Start, h Host) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.s.keepAlive()
 	return o.s, nil
 }
 

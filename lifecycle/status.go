@@ -193,7 +193,7 @@ func (s *Session) publish(now time.Time) {
 
 func (s *Session) taskState() TaskState {
 	switch {
-	case s.phase == phaseStarting || !s.watched.Load():
+	case s.phase == phaseStarting || !s.runs.Load():
 		return TaskStarting
 	case s.phase == phaseOver:
 		return TaskEnded

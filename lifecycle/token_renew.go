@@ -242,7 +242,7 @@ func (s *Session) endsWithToken(h *secretState) bool {
 // stepOldTokens revokes tokens of ours once the task uses nothing that was made under them. While something may be
 // on its way that was, none is.
 func (s *Session) stepOldTokens(now time.Time) (next time.Time) {
-	if s.phase.rotating() || s.policies.busy {
+	if s.phase.rotating() || s.policies.busy || s.delivery.fetching() {
 		return time.Time{}
 	}
 	ended, unused, next := s.tokens.takeUnused(now, s.usesToken)

@@ -42,6 +42,9 @@ func (s *Session) step(now time.Time) (next time.Time) {
 		s.stepOperations(now)
 		return time.Time{}
 	}
+	if s.phase == phaseLaunching && s.runs.Load() {
+		s.phase = phaseWatching
+	}
 	s.stepPull(now)
 	s.stepBack(now)
 	next = s.stepToken(now)
@@ -51,7 +54,11 @@ func (s *Session) step(now time.Time) (next time.Time) {
 	for name, st := range s.statics {
 		next = earliest(next, s.stepStatic(now, name, st))
 	}
-	next = earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now), s.stepOperations(now))
+	if s.phase == phaseLaunching { // changes gather: Deliver takes what is there of them, and after Watch the rest is applied
+		next = earliest(next, s.stepLive(now), s.stepDelivery(now), s.stepRetired(now), s.stepOldTokens(now))
+	} else {
+		next = earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now), s.stepOperations(now))
+	}
 	s.publishGauges(now)
 	return next
 }

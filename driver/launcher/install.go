@@ -21,6 +21,9 @@ const ContainerPath = "/.nomad-secrets-launcher"
 // defaultDirs are on the root file system of most machines. Not /run, which Debian mounts noexec.
 var defaultDirs = []string{"/var/lib/nomad-driver-secrets", "/usr/local/lib/nomad-driver-secrets"}
 
+// ErrNotInstalled is of a host on whose disk the launcher cannot be put now.
+var ErrNotInstalled = errors.New("no directory for the launcher")
+
 // Installer puts the launcher on the host's disk. The zero value uses default directories. It may be used by
 // many at once.
 type Installer struct {
@@ -51,7 +54,7 @@ func (i *Installer) Install() (hostPath string, err error) {
 		}
 		unusable = append(unusable, fmt.Errorf("%s: %w", dir, err))
 	}
-	return "", fmt.Errorf("no directory for the launcher: %w", errors.Join(unusable...))
+	return "", fmt.Errorf("%w: %w", ErrNotInstalled, errors.Join(unusable...))
 }
 
 func (i *Installer) installIn(dir string) (string, error) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -139,6 +140,13 @@ func (r *Registry) Push(ctx context.Context, local, name string) (string, error)
 	r.pushed = append(r.pushed, ref)
 	_, err = docker.ImageRemove(ctx, ref, image.RemoveOptions{})
 	return ref, err
+}
+
+// Through is the name by which a pushed image is pulled from what stands before the registry at addr.
+func (r *Registry) Through(addr, ref string) string {
+	ref = addr + strings.TrimPrefix(ref, r.Addr)
+	r.pushed = append(r.pushed, ref)
+	return ref
 }
 
 // removeImages removes what has been pulled from here.

@@ -33,8 +33,10 @@ const (
 	setTries = 16              // how far from the current one's number others of ours may be
 	dirPerms = 0o755           // of a set's directories: what is secret is in the files
 	maxShare = 45              // percent of the file system that a set may take (S5)
-	noOwner  = -1              // chown: leave as it is
 )
+
+// NoOwner has files stay root's until they are given (Publisher.Give).
+const NoOwner = -1
 
 // Publisher writes a task's files into its secrets directory, as one set (S6):
 //
@@ -127,7 +129,7 @@ func (p *Publisher) OnlyNomads(name string) (bool, error) {
 }
 
 // Publish makes the set's files what the task sees. Files without an owner of their own get uid and
-// gid (-1: root's). On an error the task goes on seeing what it saw.
+// gid (NoOwner: root's). On an error the task goes on seeing what it saw.
 func (p *Publisher) Publish(set *secrets.Set, uid, gid int) error {
 	err := p.publish(set, uid, gid)
 	if errors.Is(err, unix.ENOSPC) {

@@ -51,7 +51,8 @@ func (p *Publisher) makeSetDir() (string, *os.Root, error) {
 	return name, dir, nil
 }
 
-func isOurs(dir *os.Root) error {
+// onlyOurs refuses a directory that others can write in.
+func onlyOurs(dir *os.Root) error {
 	f, err := dir.Open(".")
 	if err != nil {
 		return err
@@ -64,6 +65,19 @@ func isOurs(dir *os.Root) error {
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
 		return errors.New("somebody else's directory is in its place")
 	}
+	return nil
+}
+
+// isOurs refuses one with something in it, too.
+func isOurs(dir *os.Root) error {
+	if err := onlyOurs(dir); err != nil {
+		return err
+	}
+	f, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
 	if names, err := f.Readdirnames(1); len(names) > 0 {
 		return errors.Join(errors.New("something is in it already"), err)
 	}
@@ -127,7 +141,7 @@ func writeFile(dir *os.Root, rf secrets.RenderedFile, uid, gid int) (err error) 
 	if _, err := f.WriteString(rf.Data.Text()); err != nil {
 		return err
 	}
-	if uid != noOwner || gid != noOwner {
+	if uid != NoOwner || gid != NoOwner {
 		if err := f.Chown(uid, gid); err != nil {
 			return err
 		}
@@ -191,7 +205,7 @@ func (p *Publisher) isRoots(name string) bool {
 func ownerOf(info fs.FileInfo) int {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return noOwner
+		return NoOwner
 	}
 	return int(st.Uid)
 }
