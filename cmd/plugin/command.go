@@ -14,6 +14,8 @@ const name = "nomad-driver-secrets"
 func commandTable(stdout, stderr io.Writer) map[string]cli.CommandFactory {
 	table := map[string]cli.CommandFactory{}
 	for name, command := range map[string]cli.Command{
+		"audit":         auditCommand{stdout, stderr},
+		"doctor":        doctorCommand{stdout, stderr},
 		"version":       versionCommand{stdout, stderr},
 		"volume-driver": volumeDriverCommand{stderr},
 	} {
