@@ -62,7 +62,7 @@ func (v *values) collectJournals(stateDir string) (map[taskKey]ours, error) {
 
 func (v *values) addJournal(t *Task, j *journal.Journal) error {
 	for _, token := range j.Tokens() {
-		v.add(t, "its token", token.Token.Value.Text())
+		v.addSecret(t, "its token", token.Token.Value.Text())
 	}
 	kept, err := j.Values()
 	if err != nil {
@@ -80,9 +80,9 @@ func (v *values) addJournal(t *Task, j *journal.Journal) error {
 func (v *values) addField(t *Task, what string, content any) {
 	switch content := content.(type) {
 	case string:
-		v.add(t, what, content)
+		v.addSecret(t, what, content)
 	case json.Number:
-		v.add(t, what, content.String())
+		v.addSecret(t, what, content.String())
 	case map[string]any:
 		for _, member := range content {
 			v.addField(t, what, member)
@@ -171,7 +171,7 @@ func (o ours) sets(name string) bool {
 // driverOf guesses the driver of a task that is no container by its process: raw_exec leaves it the host's file system.
 func driverOf(proc string) string {
 	var root, its unix.Stat_t
-	if unix.Stat("/proc/1/root", &root) != nil || unix.Stat(proc+"/root", &its) != nil {
+	if unix.Stat("/proc/self/root", &root) != nil || unix.Stat(proc+"/root", &its) != nil {
 		return ""
 	}
 	if root.Dev == its.Dev && root.Ino == its.Ino {

@@ -16,7 +16,7 @@ const maxPlace = 256 << 20
 // writes there, and they are most of a node's disk.
 var layers = []string{
 	"overlay2", "aufs", "btrfs", "devicemapper", "vfs", "zfs", "fuse-overlayfs", "rootfs", "volumes", "buildkit",
-	"containerd/daemon/io.containerd.*", "io.containerd.snapshotter.*", "io.containerd.content.*",
+	"io.containerd.snapshotter.*", "io.containerd.content.*", "containerd/daemon/io.containerd.snapshotter.*", "containerd/daemon/io.containerd.content.*",
 }
 
 // valueFiles are the journal's files that hold values, by contract, and what they are written as.

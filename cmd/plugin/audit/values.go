@@ -63,8 +63,17 @@ func (v *values) task(alloc, name string) *Task {
 	return v.tasks[key]
 }
 
-// add is told of a secret value.
+// add is told of a text that may be a secret value.
 func (v *values) add(t *Task, what, text string) {
+	if text = strings.Trim(text, "\r\n"); len(text) >= leakscan.MinValue && ordinary(text) {
+		v.Ordinary++
+		return
+	}
+	v.addSecret(t, what, text)
+}
+
+// addSecret is told of what is a secret value for sure.
+func (v *values) addSecret(t *Task, what, text string) {
 	text = strings.Trim(text, "\r\n")
 	switch {
 	case strings.Contains(text, "-----BEGIN CERTIFICATE-----") && !strings.Contains(text, "PRIVATE KEY-----"):
@@ -73,8 +82,8 @@ func (v *values) add(t *Task, what, text string) {
 	case len(text) < leakscan.MinValue:
 		v.Short++
 		return
-	case ordinary(text, t):
-		v.Ordinary++
+	case word.MatchString(text), number.MatchString(text), t.Alloc != "" && strings.Contains(text, t.Alloc):
+		v.Ordinary++ // found everywhere, too: what names the allocation is in all of its files
 		return
 	}
 	if len(text) > maxText {
@@ -95,14 +104,25 @@ func (v *values) add(t *Task, what, text string) {
 }
 
 var (
-	word    = regexp.MustCompile(`^(?:[a-z]{1,12}|[A-Z]{1,12}|[A-Z][a-z]{1,11})$`)
-	address = regexp.MustCompile(`^[\d.:]+$|^(?:[a-z]+://)?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+)?(?:/[\w./-]*)?$|^(?:/[\w.-]+)+/?$`)
+	word   = regexp.MustCompile(`^(?:[a-z]{1,12}|[A-Z]{1,12}|[A-Z][a-z]{1,11})$`)
+	number = regexp.MustCompile(`^[\d.:]+$`)
+	// address is a URL without a password in it, a host's name, or a path. It has the path of a URL, and a name without its port,
+	// apart.
+	address = regexp.MustCompile(`^(?:[a-z]+://[A-Za-z0-9.-]+(?::\d+)?(/[\w./-]*)?|([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)(?::\d+)?|(?:/[\w.-]+)+/?)$`)
 )
 
-// ordinary reports whether a text is found in places that have nothing to do with the task: a word, an address, a path. What
-// names the allocation is in all of its files.
-func ordinary(text string, t *Task) bool {
-	return word.MatchString(text) || !mixed(text) && address.MatchString(text) || t.Alloc != "" && strings.Contains(text, t.Alloc)
+// ordinary reports whether a text is found in places that have nothing to do with the task: a word, a number, an address, a path.
+func ordinary(text string) bool {
+	m := address.FindStringSubmatch(text)
+	switch {
+	case m == nil:
+		return false
+	case strings.Contains(text, "://"):
+		return !mixed(m[1]) // a webhook's secret is in its path
+	case m[2] != "":
+		return !mixed(m[2]) // as a JWT is
+	}
+	return !mixed(text)
 }
 
 // mixed reports whether a text looks made by chance: a password or token, rather than a name.
