@@ -155,6 +155,7 @@ func TestAudit(t *testing.T) {
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	l := newOwnLab(t, harness.AgentOptions{Name: "doctor", Placement: harness.InPlace}, lab.DefaultTimeout)
+	l.Allow(harness.DefaultWorkloadRole, "secret/data/doctor")
 	out, status := operate(l, "doctor")
 	require.Zero(t, status, "%s", out)
 	for _, want := range []string{

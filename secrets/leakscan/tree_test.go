@@ -113,7 +113,7 @@ func TestFiles(t *testing.T) {
 // However many values there are, a scanner of some has a bounded size, and all are found.
 func TestSplit(t *testing.T) {
 	var canaries []Canary
-	for i := range 6000 {
+	for i := range 12000 {
 		canaries = append(canaries, Canary{Name: fmt.Sprint(i), Value: rand.Text()})
 	}
 	groups := Split(canaries)

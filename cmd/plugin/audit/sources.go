@@ -85,7 +85,7 @@ func (a *audit) docker() (all []leakscan.Source) {
 // isContainer notes the task that a container is of, by the name that Nomad gives it.
 func (a *audit) isContainer(name string) {
 	for key, t := range a.values.tasks {
-		if t.Driver == "" && name == strings.ReplaceAll(key.name, "/", "_")+"-"+key.alloc {
+		if !t.Plugin && name == strings.ReplaceAll(key.name, "/", "_")+"-"+key.alloc {
 			t.Driver = "docker"
 		}
 	}
