@@ -14,8 +14,8 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/leakscan"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/leakscan"
 )
 
 // What a panic prints, with every goroutine's stack and the arguments on it, has no value in it (L4):

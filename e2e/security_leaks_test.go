@@ -12,7 +12,7 @@ import (
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/lab"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/leakscan"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/leakscan"
 	"github.com/stretchr/testify/require"
 )
 

@@ -22,6 +22,8 @@ func commandTable(stdout, stderr io.Writer) map[string]cli.CommandFactory {
 		"refresh":       operateCommand{lifecycle.Refresh, stdout, stderr},
 		"rotate":        operateCommand{lifecycle.Rotate, stdout, stderr},
 		"status":        statusCommand{stdout, stderr},
+		"audit":         auditCommand{stdout, stderr},
+		"doctor":        doctorCommand{stdout, stderr},
 		"version":       versionCommand{stdout, stderr},
 		"volume-driver": volumeDriverCommand{stderr},
 	} {

@@ -32,6 +32,13 @@ func TestCommands(t *testing.T) {
 		{"rotate -state-dir /nowhere", 1, "", "no plugin process"},
 		{"version more", 2, "", "Usage: nomad-driver-secrets version"},
 		{"version -nonsense", 2, "", "Usage: nomad-driver-secrets version"},
+		{"doctor -h", 0, "nomad-driver-secrets doctor -config /etc/nomad.d -json", ""},
+		{"doctor more", 2, "", "Usage: nomad-driver-secrets doctor"},
+		{"doctor -config /nowhere/nomad.hcl", 1, "error   configuration: stat /nowhere/nomad.hcl: no such file or directory", ""},
+		{"doctor -json -config /nowhere/nomad.hcl", 1, `{"status":"error","check":"configuration","text":"stat /nowhere/nomad.hcl: no such file or directory","do":"`, ""},
+		{"audit -h", 0, "nomad-driver-secrets audit -config /etc/nomad.d -json", ""},
+		{"audit more", 2, "", "Usage: nomad-driver-secrets audit"},
+		{"audit -config /nowhere/nomad.hcl", 1, "", "audit: stat /nowhere/nomad.hcl: no such file or directory"},
 		{"nonsense", 2, "", "volume-driver"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/leakscan"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/leakscan"
 )
 
 // The two example jobs, set up and run by the commands of docs/acme.md, with the policies that are beside them: the

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/leakscan"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/leakscan"
 	"github.com/stretchr/testify/require"
 )
 

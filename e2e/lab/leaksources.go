@@ -17,7 +17,7 @@ import (
 	"sync"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/leakscan"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/leakscan"
 	"github.com/stretchr/testify/require"
 )
 

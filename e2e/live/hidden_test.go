@@ -14,7 +14,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/leakscan"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/leakscan"
 )
 
 func TestNobodyElseReads(t *testing.T) {

@@ -261,7 +261,7 @@ func FuzzScan(f *testing.F) {
 		if strings.Contains(w.form, "JSON") {
 			value = strings.ToValidUTF8(value, "?")
 		}
-		if len(value) < minValue {
+		if len(value) < MinValue {
 			t.Skip()
 		}
 		s := newScanner(t, value)

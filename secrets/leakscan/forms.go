@@ -17,9 +17,10 @@ type form struct {
 	text []byte
 }
 
+// Lengths of values.
 const (
-	// minValue keeps values out that would be found by chance.
-	minValue = 8
+	// MinValue is the least length of a value: shorter ones would be found by chance.
+	MinValue = 8
 	// longValue and piece: of a longer value its beginning, middle and end are looked for, so that a
 	// part of it is found, too, and a file of any size can be a canary.
 	longValue = 96
@@ -31,7 +32,7 @@ func formsOf(value string) []form {
 	var all []form
 	seen := map[string]bool{}
 	add := func(name string, text []byte) {
-		if len(text) >= minValue && !seen[string(text)] {
+		if len(text) >= MinValue && !seen[string(text)] {
 			seen[string(text)] = true
 			all = append(all, form{name, text})
 		}

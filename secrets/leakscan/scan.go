@@ -34,7 +34,12 @@ type Report struct {
 	Places  map[string]int   // by source: how many places were read
 	Bytes   map[string]int64 // by source: how much was read
 	Skipped []string         // mounts and files that sources were told to leave out
+	// More is how many hits and skipped places there were beyond those that are listed (maxListed of each).
+	More int
 }
+
+// maxListed bounds a report: whoever can write where is looked can make any number of hits.
+const maxListed = 10_000
 
 // Source is something that can be searched.
 type Source struct {
@@ -55,13 +60,13 @@ type pattern struct {
 	form   string
 }
 
-// New makes a scanner. A value must have at least eight bytes: shorter ones are found by chance.
+// New makes a scanner. A value must have at least MinValue bytes: shorter ones are found by chance.
 func New(canaries ...Canary) (*Scanner, error) {
 	s := &Scanner{canaries: canaries}
 	var texts [][]byte
 	for i, c := range canaries {
-		if len(c.Value) < minValue {
-			return nil, fmt.Errorf("canary %s: its value has fewer than %d bytes, and would be found by chance", c.Name, minValue)
+		if len(c.Value) < MinValue {
+			return nil, fmt.Errorf("canary %s: its value has fewer than %d bytes, and would be found by chance", c.Name, MinValue)
 		}
 		for _, f := range formsOf(c.Value) {
 			s.patterns = append(s.patterns, pattern{i, f.name})
@@ -70,6 +75,27 @@ func New(canaries ...Canary) (*Scanner, error) {
 	}
 	s.automaton = *newAutomaton(texts)
 	return s, nil
+}
+
+// Split groups canaries so that a scanner of each group takes no more than some 64 MiB.
+func Split(canaries []Canary) [][]Canary {
+	const most = 2 << 20 // bytes of patterns
+	var groups [][]Canary
+	size := most + 1
+	for _, c := range canaries {
+		of := 0
+		for _, f := range formsOf(c.Value) {
+			of += len(f.text)
+		}
+		if size+of > most {
+			groups = append(groups, nil)
+			size = 0
+		}
+		last := len(groups) - 1
+		groups[last] = append(groups[last], c)
+		size += of
+	}
+	return groups
 }
 
 // Scan searches the sources, one after another. The report is of all that could be read, also where
@@ -94,10 +120,15 @@ type visitor struct {
 	scanner *Scanner
 	report  *Report
 	source  string
+	buffer  []byte
+	files   func(place string, content io.Reader) error // instead of a search; nil: search
 }
 
 // visit searches one place: its content, and its name.
 func (v *visitor) visit(place string, content io.Reader) error {
+	if v.files != nil {
+		return v.files(place, content)
+	}
 	hits := map[int]*Hit{} // by pattern
 	var order []int
 	at := func(id int, offset int64) {
@@ -115,10 +146,17 @@ func (v *visitor) visit(place string, content io.Reader) error {
 		place = v.scanner.redact(place)
 	}
 	inContent := &search{automaton: &v.scanner.automaton, found: at}
-	n, err := io.CopyBuffer(inContent, onlyReader{content}, make([]byte, 256<<10))
+	if v.buffer == nil {
+		v.buffer = make([]byte, 256<<10)
+	}
+	n, err := io.CopyBuffer(inContent, onlyReader{content}, v.buffer)
 	v.report.Places[v.source]++
 	v.report.Bytes[v.source] += n
 	for _, id := range order {
+		if len(v.report.Hits) >= maxListed {
+			v.report.More++
+			continue
+		}
 		hits[id].Place = place
 		v.report.Hits = append(v.report.Hits, *hits[id])
 	}
@@ -129,7 +167,13 @@ func (v *visitor) visit(place string, content io.Reader) error {
 type onlyReader struct{ io.Reader }
 
 // skip notes what a source was told to leave out.
-func (v *visitor) skip(what string) { v.report.Skipped = append(v.report.Skipped, what) }
+func (v *visitor) skip(what string) {
+	if len(v.report.Skipped) >= maxListed {
+		v.report.More++
+		return
+	}
+	v.report.Skipped = append(v.report.Skipped, v.scanner.redact(what))
+}
 
 // redact takes every canary out of a place's name.
 func (s *Scanner) redact(place string) string {

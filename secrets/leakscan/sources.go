@@ -89,14 +89,15 @@ func Processes(name string, environ ...int) Source {
 }
 
 func visitProc(v *visitor, path string) error {
-	content, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err == nil {
+		defer f.Close()
+		err = v.visit(path, f)
+	}
 	if gone(err) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	return v.visit(path, bytes.NewReader(content))
+	return err
 }
 
 // gone is true of the errors of what has ended, or was removed, since it was listed.

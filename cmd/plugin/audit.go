@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/audit"
+)
+
+type auditCommand struct{ stdout, stderr io.Writer }
+
+func (auditCommand) Synopsis() string {
+	return "Look for the secrets of this node's tasks where they must not be"
+}
+
+func (auditCommand) Help() string {
+	return `Usage: nomad-driver-secrets audit [-config PATH]… [-all] [-json]
+
+Looks for the secrets of the tasks that run on this node in what Docker tells of containers, in Docker's, containerd's and
+Nomad's files, in logs and in command lines. It tells what is where, and of which driver's task; it never prints a value.
+
+The values that are looked for are this plugin's (its journal, and the variables that it gave to tasks) and those in the
+secrets directory of any task, by whatever they came there: so Nomad's own template blocks are audited, too. Run it as root.
+
+  $ nomad-driver-secrets audit
+  $ nomad-driver-secrets audit -config /etc/nomad.d -json
+
+Options:
+  -config PATH  a file or directory of the agent's configuration, as the agent is given it; may be given several
+                times. By default that of the Nomad client that runs here, else /etc/nomad.d.
+  -all          look at images' layers and at volumes, too, which takes as long as reading the disk
+  -json         one JSON object: tasks, leaks, and what was not looked for or at
+
+The exit status is 1 if something was found, or could not be looked at.`
+}
+
+func (c auditCommand) Run(args []string) int {
+	var o audit.Options
+	f := flag.NewFlagSet("audit", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	asJSON := f.Bool("json", false, "")
+	f.BoolVar(&o.All, "all", false, "")
+	f.Func("config", "", func(path string) error {
+		o.Paths = append(o.Paths, path)
+		return nil
+	})
+	if err := f.Parse(args); err != nil || f.NArg() > 0 {
+		_, _ = fmt.Fprintln(c.stderr, c.Help())
+		return 2
+	}
+	if os.Geteuid() != 0 {
+		_, _ = fmt.Fprintln(c.stderr, "audit: run it as root: others see neither the secrets nor the places")
+		return 1
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	report, err := audit.Run(ctx, o)
+	if err == nil {
+		if *asJSON {
+			err = json.NewEncoder(c.stdout).Encode(report)
+		} else {
+			err = audit.Write(c.stdout, report, isTerminal(c.stdout))
+		}
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(c.stderr, "audit:", err)
+		return 1
+	}
+	if !report.Clean() {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/doctor"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+)
+
+type doctorCommand struct{ stdout, stderr io.Writer }
+
+func (doctorCommand) Synopsis() string {
+	return "Look whether this node is fit for tasks with secrets, and say what to do"
+}
+
+func (doctorCommand) Help() string {
+	return `Usage: nomad-driver-secrets doctor [-config PATH]… [-json]
+
+Looks at the agent's configuration, the plugin's files, the secrets server and the machine. Each line is ok, a
+warning or an error, and says what to do. Nothing is changed: the login is tried with a token that no server takes.
+Run it as root, on the node, before an agent's restart.
+
+  $ nomad-driver-secrets doctor
+  $ nomad-driver-secrets doctor -config /etc/nomad.d -json
+
+Options:
+  -config PATH  a file or directory of the agent's configuration, as the agent is given it; may be given several
+                times. By default that of the Nomad client that runs here, else /etc/nomad.d.
+  -json         one JSON object: findings, each with status, check, text and do
+
+With VAULT_TOKEN in the environment, and the right to read them, the JWT role and its method are looked at closer.
+
+The exit status is 1 if there is an error, and 0 if there are warnings only.`
+}
+
+func (c doctorCommand) Run(args []string) int {
+	var o doctor.Options
+	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	asJSON := f.Bool("json", false, "")
+	f.Func("config", "", func(path string) error {
+		o.Paths = append(o.Paths, path)
+		return nil
+	})
+	if err := f.Parse(args); err != nil || f.NArg() > 0 {
+		_, _ = fmt.Fprintln(c.stderr, c.Help())
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	o.Token = secrets.TextValue(os.Getenv("VAULT_TOKEN"))
+	found := doctor.Check(doctor.Gather(ctx, o))
+	var err error
+	if *asJSON {
+		err = json.NewEncoder(c.stdout).Encode(struct {
+			Findings []doctor.Finding `json:"findings"`
+		}{found})
+	} else {
+		err = doctor.Write(c.stdout, found, isTerminal(c.stdout))
+	}
+	if err != nil || doctor.Worst(found) == doctor.Error {
+		return 1
+	}
+	return 0
+}
+
+// isTerminal reports whether what is written there is seen on a terminal, which shows colours.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd()) && os.Getenv("NO_COLOR") == ""
+}
