@@ -1,6 +1,7 @@
 package nomadvar
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -50,7 +51,10 @@ func (a *agent) api() (*api.Client, error) {
 		return a.client, nil
 	}
 	c := a.cfg
-	transport := &http.Transport{MaxIdleConnsPerHost: idleConns, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, Proxy: http.ProxyFromEnvironment}
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: idleConns, IdleConnTimeout: time.Minute,
+	}
 	httpClient := newHTTP(transport)
 	if err := api.ConfigureTLS(httpClient, &api.TLSConfig{
 		CACert: c.CACert, CAPath: c.CAPath, ClientCert: c.ClientCert, ClientKey: c.ClientKey, TLSServerName: c.TLSServerName, Insecure: c.TLSSkipVerify,

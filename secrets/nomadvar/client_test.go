@@ -36,7 +36,7 @@ func TestRead(t *testing.T) {
 
 	_, err = c.Read(t.Context(), secrets.Token{}, of(task, "nomad/jobs/none"))
 	must.EqOp(t, secrets.NotFound, secrets.KindOf(err))
-	must.ErrorContains(t, err, `there is no Nomad Variable at nomad/jobs/none in namespace "team"; make it: nomad var put -namespace "team" nomad/jobs/none KEY=VALUE`)
+	must.ErrorContains(t, err, `there is no Nomad Variable at nomad/jobs/none in namespace "team"; make it: nomad var put -namespace team nomad/jobs/none KEY=VALUE`)
 }
 
 // A wait ends with each change: of the content, the end, a new beginning, and an index that falls.

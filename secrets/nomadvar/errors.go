@@ -43,8 +43,8 @@ func explain(err error, id Identity, req secrets.Request) error {
 	code := answer.StatusCode()
 	switch {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		return secrets.Errorf(secrets.Refused, "%s with the identity in %s: permission denied. A job may read nomad/jobs/<its id> and below; for more, put `%s` into a file and run: nomad acl policy apply -namespace %s -job %s <name> <file>",
-			what, id.Source, policy(req), req.Namespace, req.Task.JobID)
+		return secrets.Errorf(secrets.Refused, "%s with the identity in %s: permission denied. A job may read nomad/jobs/%s and below; for more, put `%s` into a file and run: nomad acl policy apply -namespace %s -job %[3]s <name> <file>",
+			what, id.Source, jobOf(req.Task), policy(req), req.Namespace)
 	case code >= http.StatusInternalServerError && expired(id.Token):
 		return secrets.Errorf(secrets.Refused, "%s: the identity in %s has ended, and Nomad has not renewed it there: give it `file = true`, or no `ttl`; Nomad said: %s", what, id.Source, said)
 	case code >= http.StatusInternalServerError:
@@ -54,6 +54,16 @@ func explain(err error, id Identity, req secrets.Request) error {
 		return secrets.Errorf(secrets.Outage, "%s: status %d: %s", what, code, said)
 	}
 	return secrets.Errorf(secrets.Invalid, "%s: status %d: %s", what, code, said)
+}
+
+// jobOf is the id of the job that has a task's rights: a child's are its parent's.
+func jobOf(task secrets.Task) string {
+	for _, of := range []string{"/dispatch-", "/periodic-"} {
+		if i := strings.LastIndex(task.JobID, of); i >= 0 {
+			return task.JobID[:i]
+		}
+	}
+	return task.JobID
 }
 
 // policy is the least that lets a job read a variable.

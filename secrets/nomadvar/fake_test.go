@@ -118,6 +118,7 @@ type node struct {
 func newNode(t *testing.T) *node {
 	dir, err := os.MkdirTemp("/tmp", "nomadvar")
 	must.NoError(t, err)
+	must.NoError(t, os.Chmod(dir, 0o755)) // for another user's process
 	t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
 	return &node{t, dir}
 }

@@ -117,7 +117,8 @@ func TestWaitOutlivesSockets(t *testing.T) {
 	task, first, second := n.task("alloc", "web"), n.task("a", "first"), n.task("b", "second")
 	by := n.serve(first, nomad)
 	c := n.client(Config{})
-	revision := make(chan string)
+	c.socketComes = time.Hour
+	revision := make(chan string, 1)
 	go func() {
 		r, err := c.Wait(t.Context(), secrets.Token{}, of(task, "nomad/jobs/web"), "11")
 		if err != nil {
@@ -128,6 +129,7 @@ func TestWaitOutlivesSockets(t *testing.T) {
 	asked := func() {
 		t.Helper()
 		for len(nomad.requests()) == 0 {
+			must.EqOp(t, 0, len(revision), must.Sprint("the wait has ended"))
 			time.Sleep(time.Millisecond)
 		}
 	}

@@ -57,10 +57,16 @@ func (c *Client) Wait(ctx context.Context, _ secrets.Token, req secrets.Request,
 
 // getOnceThere is get that gives an agent which has been restarted the time to make its sockets.
 func (c *Client) getOnceThere(ctx context.Context, req secrets.Request, wait blocking) (v *api.Variable, index uint64, err error) {
-	for end := time.Now().Add(c.socketComes); ; {
+	var end time.Time // set when there is no socket, which may be at the end of a long query
+	for {
 		v, index, err = c.get(ctx, req, wait)
 		missing, ok := errors.AsType[*socketError](err)
-		if !ok || missing.tooLong() || time.Now().After(end) {
+		if !ok || missing.tooLong() {
+			return v, index, err
+		}
+		if end.IsZero() {
+			end = time.Now().Add(c.socketComes)
+		} else if time.Now().After(end) {
 			return v, index, err
 		}
 		if err := sleep(ctx, c.pause/4); err != nil {
