@@ -112,7 +112,7 @@ func TestWrongOptions(t *testing.T) {
 		{`token_file_paths = ["secret/*"]`, "secrets.token_file_paths: set without token_file"},
 		{`client_cert = "/cert.pem"`, "secrets.client_cert: client_cert and client_key go together"},
 		{`address = "vault:8200"`, `plugin "raw_exec": secrets.address: "vault:8200" is not a URL that begins with https://, http:// or unix://`},
-		{`nomad { address = "127.0.0.1:4646" }`, `secrets.nomad.address: "127.0.0.1:4646" is not a URL`},
+		{`nomad { address = "127.0.0.1:4646" }`, `secrets.nomad.address: not a URL, such as "https://127.0.0.1:4646"`},
 		{`nomad { address = "unix:///run/nomad.sock" }`, `secrets.nomad.address: "unix:///run/nomad.sock" is not a URL that begins with https:// or http://`},
 		{`nomad { address = "https://user:hunter2@:80:90" }`, "secrets.nomad.address: not a URL"},
 		{`nomad { ca_cert = "/ca.pem" }`, "secrets.nomad.address: missing"},

@@ -31,7 +31,7 @@ type agent struct {
 func CheckAddress(address string) error {
 	u, err := url.Parse(address)
 	if err != nil {
-		return secrets.Errorf(secrets.Invalid, "address: not a URL") // its text may hold a password
+		return secrets.Errorf(secrets.Invalid, "address: not a URL, such as \"https://127.0.0.1:4646\"") // its text may hold a password
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return secrets.Errorf(secrets.Invalid, "address: %q is not a URL that begins with https:// or http://", u.Redacted())
