@@ -181,7 +181,14 @@ func (l variablesLab) rights() {
 	require.Contains(l.T, event, "nomad acl policy apply -namespace default -job denied")
 	l.BindPolicy("apps-db", "denied", policy[1])
 	denied.job = `meta { again = "1" }`
-	l.Gets(l.start(denied), "app", "denied")
+	again := l.Submit(denied.hcl())
+	l.Until("the job to run with its policy", func() error { // an allocation of it has failed, so it is not Run
+		allocs, err := again.Allocs(l.Ctx)
+		if err != nil {
+			return err
+		}
+		return lab.FileIs(allocs[0], "app", "denied") // the newest is first
+	})
 
 	calls := l.Submit(variableTask{id: "calls", driver: "raw_exec", job: "type = \"batch\"\n parameterized {}"}.hcl())
 	_, _, err := l.Agent.Client().Jobs().Dispatch(calls.ID, nil, nil, "", nil)
