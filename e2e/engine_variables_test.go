@@ -298,7 +298,8 @@ func (l variablesLab) outages() {
 	for _, driver := range []string{"docker", "raw_exec"} {
 		id := "kept-" + driver
 		l.PutVariable("default", "nomad/jobs/"+id, "first")
-		alloc := l.start(variableTask{id: id, driver: driver})
+		pid := map[string]string{"docker": "/local/pid", "raw_exec": "pid"}[driver]
+		alloc := l.start(variableTask{id: id, driver: driver, run: fmt.Sprintf(`"-pidfile", %q, "sleep"`, pid)})
 		kept = append(kept, lab.KeptTask{Alloc: alloc, Task: lab.App, Driver: driver, Process: l.ProcessOf(alloc, lab.App, driver)})
 	}
 	again := l.start(variableTask{id: "again", driver: "raw_exec", restarts: 3})
