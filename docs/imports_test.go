@@ -17,9 +17,11 @@ var layers = []string{"e2e", "cmd", "driver", "lifecycle", "secrets"}
 // only says who may import what, beside the layers: by the beginning of both paths.
 var only = map[string][]string{
 	// A provider is known by name, and by what it can do. The volume driver is not of a task, and knows one provider only.
-	module + "secrets/vault": {"driver", "cmd", "secrets/live/volumes"},
+	module + "secrets/vault":    {"driver", "cmd", "secrets/live/volumes"},
+	module + "secrets/nomadvar": {"driver", "cmd"},
 
 	"github.com/hashicorp/vault/api":      {"secrets/vault", "e2e"},
+	"github.com/hashicorp/nomad/api":      {"secrets/nomadvar", "cmd", "e2e"},
 	"github.com/hashicorp/nomad/drivers":  {"driver"},
 	"github.com/prometheus/client_golang": {"driver/metrics"},
 	"github.com/docker/docker":            {"driver", "e2e"},

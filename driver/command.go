@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ func stringList(options map[string]any, key string) ([]string, error) {
 }
 
 // environ is what the launcher gives a process of the task: the secrets in the clear, and Nomad's
-// token where the task asked for it.
+// tokens that they are read with where the task asked for them.
 func (t *task) environ(set *secrets.Set) []string {
 	list := make([]string, 0, len(set.Env)+1)
 	if token, ok := t.cfg.Env[vaultTokenEnv]; ok {
@@ -59,6 +60,12 @@ func (t *task) environ(set *secrets.Set) []string {
 			token = current
 		}
 		list = append(list, vaultTokenEnv+"="+token)
+	}
+	if t.nomad.exposed {
+		current := t.nomadTokens()
+		for _, name := range t.nomad.variables {
+			list = append(list, name+"="+cmp.Or(current[name], t.cfg.Env[name]))
+		}
 	}
 	for name, value := range set.Env {
 		list = append(list, name+"="+value.Text())

@@ -114,24 +114,19 @@ func (c *containers) waitingConfig(ctx context.Context, t *task, channel launche
 	if err != nil {
 		return nil, command, err
 	}
-	delete(cfg.Env, vaultTokenEnv) // an exposed token takes the secrets' way, too
+	for _, name := range append([]string{vaultTokenEnv}, t.nomad.variables...) {
+		delete(cfg.Env, name) // an exposed token takes the secrets' way, too
+	}
 	cfg.Mounts = append(cfg.Mounts,
 		&drivers.MountConfig{HostPath: hostPath, TaskPath: launcher.ContainerPath, Readonly: true},
 		&drivers.MountConfig{HostPath: channel.Path(), TaskPath: launcher.ContainerChannel, Readonly: true})
-	covered := false
-	if !c.exposeToken {
-		// Docker follows what is there, and would cover that.
-		if covered, err = t.files.OnlyNomads(vaultTokenFile); err != nil {
-			return nil, command, err
-		}
+	covers, err := c.coverTokens(t, inside, filepath.Dir(hostPath))
+	if err != nil {
+		return nil, command, err
 	}
-	if covered {
-		cover, err := coverFile(filepath.Dir(hostPath))
-		if err != nil {
-			return nil, command, err
-		}
-		cfg.Mounts = append(cfg.Mounts, &drivers.MountConfig{HostPath: cover, TaskPath: path.Join(inside, vaultTokenFile), Readonly: true})
-		use = append(use, cover)
+	for _, m := range covers {
+		cfg.Mounts = append(cfg.Mounts, m)
+		use = append(use, m.HostPath)
 	}
 	live, err := t.liveMounts(ctx)
 	if err != nil {
@@ -144,6 +139,31 @@ func (c *containers) waitingConfig(ctx context.Context, t *task, channel launche
 		}
 	}
 	return cfg, command, nil
+}
+
+// coverTokens covers the files of Nomad's tokens in the container's secrets directory that the task did not ask for.
+func (c *containers) coverTokens(t *task, inside, launcherDir string) (mounts []*drivers.MountConfig, err error) {
+	if c.exposeToken {
+		return nil, nil
+	}
+	names := []string{vaultTokenFile}
+	if t.nomad.inSecrets() {
+		names = append(names, nomadTokenFile)
+	}
+	for _, name := range names {
+		// Docker follows what is there, and would cover that.
+		if there, err := t.files.OnlyNomads(name); err != nil {
+			return nil, err
+		} else if !there {
+			continue
+		}
+		cover, err := coverFile(launcherDir)
+		if err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, &drivers.MountConfig{HostPath: cover, TaskPath: path.Join(inside, name), Readonly: true})
+	}
+	return mounts, nil
 }
 
 // argv is what Docker would have run: the image's word comes from the image that the container was

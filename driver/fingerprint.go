@@ -15,8 +15,8 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
-// Fingerprint is the inner driver's with the node attribute driver.<name>.secrets, if there is a server to get them from:
-// jobs that need them constrain on it, and stay away from a node that has none. Nothing about
+// Fingerprint is the inner driver's with the node attributes driver.<name>.secrets, if there is a Vault server to get them from,
+// and driver.<name>.secrets.nomad: jobs that need them constrain on one, and stay away from a node that has none. Nothing about
 // secrets changes a driver's health: health is one bit for scheduling, and jobs without secrets
 // must go on. It is also the first call that only a plugin in earnest gets, so the
 // pending revocations are resumed here.
@@ -60,7 +60,7 @@ func (d *Driver) beginInEarnest() {
 		d.log.Warn("bind mounts of an earlier plugin process could not be removed", "error", err)
 	}
 	d.background.Go(d.live.sweep)
-	d.warnWithoutAddress()
+	d.sayWithoutAddress()
 	d.background.Go(d.serveOperator)
 	d.serveMetrics()
 	agent := os.Getppid() // later it may be another's
@@ -78,12 +78,12 @@ func (d *Driver) compareVersions(from string, agent int) {
 	}
 }
 
-// warnWithoutAddress says what to set where there is no address of a secrets server. That is no error: jobs without secrets
-// run here all the same.
-func (d *Driver) warnWithoutAddress() {
+// sayWithoutAddress says what to set where there is no address of a Vault server. That is no error: jobs without secrets
+// run here all the same, and so do those that have Nomad Variables only.
+func (d *Driver) sayWithoutAddress() {
 	if addr, err := d.address(); err == nil && addr == "" { // of an address that is none, Fingerprint has told
-		d.log.Warn(fmt.Sprintf("no address of a secrets server: tasks with secrets cannot start on this node, and its attribute driver.%[1]s.secrets is left out; "+
-			"set `address` in the agent's configuration, plugin %[1]q { config { secrets { address = \"https://…:8200\" } } }, or VAULT_ADDR in the agent's environment, and restart the agent", d.name))
+		d.log.Info(fmt.Sprintf("no address of a Vault server: tasks with secrets of Vault's cannot start on this node, and its attribute driver.%[1]s.secrets is left out, "+
+			"while those with Nomad Variables can; for Vault set `address` in the agent's configuration, plugin %[1]q { config { secrets { address = \"https://…:8200\" } } }, or VAULT_ADDR in the agent's environment, and restart the agent", d.name))
 	}
 }
 
@@ -126,7 +126,7 @@ func (d *Driver) address() (string, error) {
 	return client.Address(), nil
 }
 
-// mark adds the plugin's version to a fingerprint, if it has a secrets server, and beside the built-in gives its attributes our
+// mark adds the plugin's version to a fingerprint, for Vault if it has an address of one, and beside the built-in gives its attributes our
 // name, so that the two do not overwrite each other's.
 func (d *Driver) mark(fp *drivers.Fingerprint) *drivers.Fingerprint {
 	if len(fp.Attributes) == 0 {
@@ -144,6 +144,7 @@ func (d *Driver) mark(fp *drivers.Fingerprint) *drivers.Fingerprint {
 	if addr, err := d.address(); err == nil && addr != "" {
 		marked.Attributes["driver."+d.name+".secrets"] = structs.NewStringAttribute(Version)
 	}
+	marked.Attributes["driver."+d.name+".secrets.nomad"] = structs.NewStringAttribute(Version)
 	if from := nomadversion.Wrapped(); from != "" {
 		marked.Attributes["driver."+d.name+".secrets.wrapped_nomad"] = structs.NewStringAttribute(from)
 	}

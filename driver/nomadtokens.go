@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/nomadvar"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
@@ -54,7 +55,7 @@ func (t *task) renewedIdentity(variable, old string) string {
 	if was.Subject == "" {
 		return ""
 	}
-	files := []string{"secrets/nomad_token"}
+	files := []string{nomadvar.TokenFile, t.nomadFile()}
 	if id, ok := strings.CutPrefix(variable, nomadTokenEnv+"_"); ok {
 		files = []string{"secrets/nomad_" + id + ".jwt", t.identityFile()}
 	}
@@ -72,6 +73,13 @@ func (t *task) renewedIdentity(variable, old string) string {
 		}
 	}
 	return ""
+}
+
+// nomadFile is where the operator has identities for Nomad Variables.
+func (t *task) nomadFile() string {
+	t.d.mu.Lock()
+	defer t.d.mu.Unlock()
+	return t.d.opts.nomad.File
 }
 
 // identityFile is the file of the identity that the task's secrets are read with, below its directory.

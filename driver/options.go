@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/nomadvar"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
@@ -32,23 +34,24 @@ type pluginConfig struct {
 }
 
 type secretsConfig struct {
-	Address            string    `codec:"address"`
-	Namespace          string    `codec:"namespace"`
-	CACert             string    `codec:"ca_cert"`
-	CAPath             string    `codec:"ca_path"`
-	ClientCert         string    `codec:"client_cert"`
-	ClientKey          string    `codec:"client_key"`
-	TLSServerName      string    `codec:"tls_server_name"`
-	TLSSkipVerify      bool      `codec:"tls_skip_verify"`
-	JWT                jwtConfig `codec:"jwt"`
-	PollInterval       string    `codec:"poll_interval"`
-	LeaseCheckInterval string    `codec:"lease_check_interval"`
-	RequestRate        float64   `codec:"request_rate"`
-	StartTimeout       string    `codec:"start_timeout"`
-	FromPolicies       string    `codec:"from_policies"`
-	TokenFile          string    `codec:"token_file"`
-	TokenFilePaths     []string  `codec:"token_file_paths"`
-	StateDir           string    `codec:"state_dir"`
+	Address            string      `codec:"address"`
+	Namespace          string      `codec:"namespace"`
+	CACert             string      `codec:"ca_cert"`
+	CAPath             string      `codec:"ca_path"`
+	ClientCert         string      `codec:"client_cert"`
+	ClientKey          string      `codec:"client_key"`
+	TLSServerName      string      `codec:"tls_server_name"`
+	TLSSkipVerify      bool        `codec:"tls_skip_verify"`
+	JWT                jwtConfig   `codec:"jwt"`
+	Nomad              nomadConfig `codec:"nomad"`
+	PollInterval       string      `codec:"poll_interval"`
+	LeaseCheckInterval string      `codec:"lease_check_interval"`
+	RequestRate        float64     `codec:"request_rate"`
+	StartTimeout       string      `codec:"start_timeout"`
+	FromPolicies       string      `codec:"from_policies"`
+	TokenFile          string      `codec:"token_file"`
+	TokenFilePaths     []string    `codec:"token_file_paths"`
+	StateDir           string      `codec:"state_dir"`
 
 	Metrics metricsConfig `codec:"metrics"`
 }
@@ -64,11 +67,24 @@ type metricsConfig struct {
 	PerSecret bool   `codec:"per_secret"`
 }
 
-// defaultSecretsConfig is the options of a plugin without a `secrets` block, and of one whose `jwt` block is
+// nomadConfig is about Nomad Variables: an agent's address, for nodes without sockets of the task API.
+type nomadConfig struct {
+	File          string `codec:"file"`
+	Address       string `codec:"address"`
+	CACert        string `codec:"ca_cert"`
+	CAPath        string `codec:"ca_path"`
+	ClientCert    string `codec:"client_cert"`
+	ClientKey     string `codec:"client_key"`
+	TLSServerName string `codec:"tls_server_name"`
+	TLSSkipVerify bool   `codec:"tls_skip_verify"`
+}
+
+// defaultSecretsConfig is the options of a plugin without a `secrets` block, and of one whose `jwt` or `nomad` block is
 // left out: the schema's own defaults reach only blocks that are written.
 func defaultSecretsConfig() secretsConfig {
 	return secretsConfig{
 		JWT:                jwtConfig{Path: "jwt-nomad", Role: "nomad-workloads", File: "private/vault.jwt"},
+		Nomad:              nomadConfig{File: nomadvar.DefaultFile},
 		PollInterval:       "10s",
 		LeaseCheckInterval: "60s",
 		RequestRate:        20,
@@ -84,6 +100,7 @@ const DefaultStateDir = "/run/nomad-driver-secrets"
 // options is a plugin's config, checked.
 type options struct {
 	vault     vault.Config
+	nomad     nomadvar.Config
 	lifecycle lifecycle.Config // all but the providers, the journal's directory and the log
 	stateDir  string
 	metrics   metricsConfig
@@ -108,10 +125,11 @@ func parseOptions(name string, raw []byte) (options, error) {
 	}
 	s := defaultSecretsConfig()
 	if cfg.Secrets != nil {
-		jwt := s.JWT
+		def := s
 		if s = *cfg.Secrets; s.JWT == (jwtConfig{}) {
-			s.JWT = jwt
+			s.JWT = def.JWT
 		}
+		s.Nomad.File = cmp.Or(s.Nomad.File, def.Nomad.File)
 	}
 	if err := s.check(); err != nil {
 		return options{}, fmt.Errorf("plugin %q: %w", name, err)
@@ -123,6 +141,11 @@ func parseOptions(name string, raw []byte) (options, error) {
 			TLSServerName: s.TLSServerName, TLSSkipVerify: s.TLSSkipVerify,
 			// What the server says of its mounts is not believed for longer than what it says of leases.
 			MountMaxAge: mustDuration(s.LeaseCheckInterval),
+		},
+		nomad: nomadvar.Config{
+			File: s.Nomad.File, Address: s.Nomad.Address,
+			CACert: s.Nomad.CACert, CAPath: s.Nomad.CAPath, ClientCert: s.Nomad.ClientCert, ClientKey: s.Nomad.ClientKey,
+			TLSServerName: s.Nomad.TLSServerName, TLSSkipVerify: s.Nomad.TLSSkipVerify,
 		},
 		stateDir: filepath.Clean(s.StateDir),
 		metrics:  s.Metrics,
@@ -195,6 +218,7 @@ func (s secretsConfig) check() error {
 	if (s.ClientCert == "") != (s.ClientKey == "") {
 		refuse("client_cert", "client_cert and client_key go together")
 	}
+	errs = append(errs, s.Nomad.check()...)
 	return errors.Join(errs...)
 }
 
@@ -214,6 +238,24 @@ func checkListen(address string) error {
 		return fmt.Errorf("%q is not an address to listen at; write it like \"127.0.0.1:9641\"", address)
 	}
 	return nil
+}
+
+func (n nomadConfig) check() (errs []error) {
+	if n.Address != "" {
+		if err := nomadvar.CheckAddress(n.Address); err != nil {
+			errs = append(errs, fmt.Errorf("secrets.nomad.%w", err)) // it begins with the key
+		}
+	}
+	if (n.ClientCert == "") != (n.ClientKey == "") {
+		errs = append(errs, errors.New("secrets.nomad.client_cert: client_cert and client_key go together"))
+	}
+	if n.Address == "" && n != (nomadConfig{File: n.File}) {
+		errs = append(errs, errors.New("secrets.nomad.address: missing, and the options about TLS are for it"))
+	}
+	if !filepath.IsLocal(n.File) {
+		errs = append(errs, fmt.Errorf("secrets.nomad.file: %q is not a path below the task directory, such as %q", n.File, nomadvar.DefaultFile))
+	}
+	return errs
 }
 
 // mustDuration parses a duration that check has passed.

@@ -10,6 +10,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/nomadvar"
 )
 
 // readOptions takes a plugin block's way: through the schema, the plugin boundary and our check. What
@@ -40,6 +42,7 @@ func TestOptions(t *testing.T) {
 		`config {}`,
 		`config { secrets {} }`,
 		`config { secrets { jwt {} } }`,
+		`config { secrets { nomad {} } }`,
 	} {
 		o, err := readOptions(t, "raw_exec", config)
 		must.NoError(t, err)
@@ -47,6 +50,7 @@ func TestOptions(t *testing.T) {
 		must.Eq(t, "jwt-nomad", o.lifecycle.JWTMount)
 		must.Eq(t, "nomad-workloads", o.lifecycle.JWTRole)
 		must.Eq(t, "private/vault.jwt", o.lifecycle.JWTFile)
+		must.Eq(t, nomadvar.Config{File: "private/nomad.jwt"}, o.nomad)
 		must.Eq(t, "/run/nomad-driver-secrets", o.stateDir)
 		must.Eq(t, 10*time.Second, o.lifecycle.PollInterval)
 		must.Eq(t, time.Minute, o.lifecycle.LeaseCheckInterval)
@@ -69,6 +73,11 @@ func TestOptions(t *testing.T) {
 			jwt {
 				role = "other"
 			}
+			nomad {
+				file    = "secrets/own.jwt"
+				address = "https://127.0.0.1:4646"
+				ca_cert = "/not/there.pem"
+			}
 		}
 	}`)
 	must.NoError(t, err) // files that are missing are no reason to stop an agent
@@ -81,6 +90,7 @@ func TestOptions(t *testing.T) {
 	must.Eq(t, 0.5, o.lifecycle.RequestRate)
 	must.Eq(t, "other", o.lifecycle.JWTRole)
 	must.Eq(t, "jwt-nomad", o.lifecycle.JWTMount)
+	must.Eq(t, nomadvar.Config{File: "secrets/own.jwt", Address: "https://127.0.0.1:4646", CACert: "/not/there.pem"}, o.nomad)
 	must.Eq(t, "unix:///run/other.sock", o.docker.host)
 
 	o, err = readOptions(t, "docker", `config { secrets { metrics { address = "127.0.0.1:9641" } } }`)
@@ -116,6 +126,12 @@ func TestWrongOptions(t *testing.T) {
 		{`token_file_paths = ["secret/*"]`, "secrets.token_file_paths: set without token_file"},
 		{`client_cert = "/cert.pem"`, "secrets.client_cert: client_cert and client_key go together"},
 		{`address = "vault:8200"`, `plugin "raw_exec": secrets.address: "vault:8200" is not a URL that begins with https://, http:// or unix://`},
+		{`nomad { address = "127.0.0.1:4646" }`, `secrets.nomad.address: not a URL, such as "https://127.0.0.1:4646"`},
+		{`nomad { address = "unix:///run/nomad.sock" }`, `secrets.nomad.address: "unix:///run/nomad.sock" is not a URL that begins with https:// or http://`},
+		{`nomad { address = "https://user:hunter2@:80:90" }`, "secrets.nomad.address: not a URL"},
+		{`nomad { ca_cert = "/ca.pem" }`, "secrets.nomad.address: missing"},
+		{`nomad { client_cert = "/cert.pem" }`, "secrets.nomad.client_cert: client_cert and client_key go together"},
+		{`nomad { file = "../other/private/nomad.jwt" }`, `secrets.nomad.file: "../other/private/nomad.jwt" is not a path below the task directory`},
 		{`address = "https://user:hunter2@:80:90"`, "secrets.address: not a URL"},
 	} {
 		t.Run(c.secrets, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/nomadvar"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
@@ -14,10 +15,12 @@ import (
 // Nothing is asked of a server for it.
 var providers = map[string]func(options) (lifecycle.Provider, error){
 	secrets.DefaultProvider: func(o options) (lifecycle.Provider, error) { return vault.New(o.vault) },
+	secrets.NomadProvider:   func(o options) (lifecycle.Provider, error) { return nomadvar.New(o.nomad) },
 }
 
-// What Vault can do.
+// What they can do.
 var (
+	_ lifecycle.Waiter     = (*nomadvar.Client)(nil)
 	_ lifecycle.Leaser     = (*vault.Client)(nil)
 	_ lifecycle.Discoverer = (*vault.Client)(nil)
 )

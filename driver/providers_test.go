@@ -17,7 +17,7 @@ func TestProviders(t *testing.T) {
 	require.Len(t, all, len(providerNames()))
 	for _, name := range providerNames() {
 		require.NotNil(t, all[name])
-		_, err := secrets.Compile(secrets.TaskConfig{Secrets: map[string]*secrets.SecretConfig{"app": {Provider: name, Path: "secret/app"}}}, providerNames()...)
+		_, err := secrets.Compile(secrets.TaskConfig{Secrets: map[string]*secrets.SecretConfig{"app": {Provider: name, Path: "nomad/jobs/app"}}}, providerNames()...)
 		require.NoError(t, err)
 	}
 }

@@ -88,6 +88,7 @@ func (t *task) resume() error {
 	t.cfg, t.options, t.logs = cfg, options, newLogPipes(cfg)
 	t.runner = t.d.wrapped.runner(t.d, t.session.Spec().ExposeToken)
 	t.restoreToken()
+	t.restoreNomadIdentity()
 	if len(n.HandleState) == 0 {
 		return errors.New("the plugin ended while the task was being started")
 	}

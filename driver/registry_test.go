@@ -46,7 +46,7 @@ func TestRegistryAuthIsRefused(t *testing.T) {
 			}
 			must.ErrorContains(t, err, test.want)
 			must.EqOp(t, secrets.Invalid, secrets.KindOf(err))
-			must.False(t, structs.IsRecoverable(new(Driver).startError(err)))
+			must.False(t, structs.IsRecoverable(startError(err)))
 			must.NoError(t, checkRegistryAuth(&secrets.Spec{}, !test.raw, cfg), must.Sprint("without the block it is nobody's business"))
 		})
 	}
@@ -107,7 +107,7 @@ func TestRegistryAuthIsInTheStartAlone(t *testing.T) {
 func TestPullErrorNamesTheSecret(t *testing.T) {
 	login := &secrets.RegistryLogin{Secret: "reg", Password: secrets.TextValue("hunter2")}
 	refused := structs.NewRecoverableError(errors.New("Failed to pull `reg.example.com/app:1`: unauthorized: authentication required"), true)
-	err := new(Driver).startError(pullError(login, refused))
+	err := startError(pullError(login, refused))
 	must.ErrorContains(t, err, `registry_auth: with the credentials of secret "reg": Failed to pull `)
 	must.ErrorContains(t, err, "unauthorized: authentication required")
 	must.True(t, structs.IsRecoverable(err))

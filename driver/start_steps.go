@@ -52,6 +52,7 @@ func (st *start) stepsWith() []steps.Step {
 		{Do: st.makeTask, Undo: st.releaseLogs},
 		{Do: st.removeLeftovers},
 		{Do: st.secureDirs},
+		{Do: st.findIdentity},
 		{Do: st.openFiles, Undo: st.removeFiles},
 		{Do: st.openSession, Undo: st.endSession},
 		{Do: st.checkGranted},

@@ -27,6 +27,7 @@ type task struct {
 	files   *taskdir.Publisher
 	logs    *logPipes
 	session session
+	nomad   nomadIdentity
 	state   taskState
 	lives   atomic.Pointer[[]*liveDir] // set once, before the task has a process
 
@@ -116,6 +117,9 @@ type runner interface {
 func (t *task) innerConfig(env map[string]string, options map[string]any) (*drivers.TaskConfig, error) {
 	cfg := t.cfg.Copy()
 	cfg.Env = withEnv(withEnv(cfg.Env, t.nomadTokens()), env)
+	for _, name := range t.nomad.hidden() {
+		delete(cfg.Env, name)
+	}
 	if err := cfg.EncodeConcreteDriverConfig(options); err != nil {
 		return nil, fmt.Errorf("write the wrapped driver's config: %w", err)
 	}

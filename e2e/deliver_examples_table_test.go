@@ -105,6 +105,16 @@ var examples = map[string]example{
 			e.Until("a new container", func() error { return e.replaced(0) })
 		},
 	},
+	"nomad-variables": {
+		starts: func(e *exampleRun) {
+			require.Equal(e.T, "app first", e.sh(`echo $APP_USER $(cat /secrets/password)`))
+		},
+		changes: func(e *exampleRun) {
+			e.Shell("nomad var put -force nomad/jobs/nomad-variables username=app password=second")
+			e.prints(`cat /secrets/password; echo`, "second")
+			e.Until("a new container", func() error { return e.replaced(0) })
+		},
+	},
 	"live-docker": {
 		starts: func(e *exampleRun) {
 			require.Equal(e.T, "<> first", e.sh(`echo "<$(ls -A /run/app-1)>" $(cat /run/app-1/password)`))

@@ -27,6 +27,11 @@ const leakTask = `
         file     = true
         filepath = "private/vault.jwt"
       }
+      identity {
+        env      = true
+        file     = true
+        filepath = "private/nomad.jwt"
+      }
       config {
         %[2]s
         command = "testapp"
@@ -58,6 +63,15 @@ const leakTask = `
           change_script {
             command = "/bin/sh"
             args    = ["-c", "printf %%s \"$SCRIPT\" | sha256sum >> $NOMAD_ALLOC_DIR/script-%[1]s"]
+          }
+        }
+        secret "nomad" {
+          provider    = "nomad"
+          path        = "nomad/jobs/leak"
+          change_mode = "noop"
+          env         = { VARIABLE = "password" }
+          file "nomad.txt" {
+            field = "password"
           }
         }
         secret "live" {
@@ -132,6 +146,7 @@ func TestNoLeaks(t *testing.T) {
 	for _, name := range secrets {
 		values[name] = h.Put("leak-"+name, name+", first")
 	}
+	values["nomad"] = h.PutSecretVariable("nomad/jobs/leak", "nomad, first")
 	h.AllowLeased("leak", append(each("secret/data/leak-", secrets), "database/creds/leak")...)
 
 	alloc := h.Run(fmt.Sprintf("job \"leak\" {\n  group \"g\" {%s%s%s\n  }\n}",
@@ -146,6 +161,7 @@ func TestNoLeaks(t *testing.T) {
 	h.Learn("exposed's token", strings.TrimSpace(string(token)))
 	for _, task := range tasks {
 		h.ExecSees(alloc, task, "VALUE", values["env"])
+		h.ExecSees(alloc, task, "VARIABLE", values["nomad"])
 	}
 	h.ExecSees(alloc, "exposed", "VAULT_TOKEN", strings.TrimSpace(string(token)))
 	liveHas(h, alloc, values["live"])
@@ -165,6 +181,10 @@ func TestNoLeaks(t *testing.T) {
 	values["conf"] = h.Put("leak-conf", "conf, second")
 	for _, task := range tasks {
 		h.Contains(alloc.Dir(task, "secrets", "app.conf"), strings.Split(values["conf"], `"`)[0])
+	}
+	values["nomad"] = h.PutSecretVariable("nomad/jobs/leak", "nomad, second")
+	for _, task := range tasks {
+		h.Contains(alloc.Dir(task, "secrets", "nomad.txt"), values["nomad"])
 	}
 	values["files"] = h.Put("leak-files", "files, second")
 	values["env"] = h.Put("leak-env", "env, second")

@@ -238,9 +238,13 @@ var refusals = []refusal{
 	// Not there yet.
 	{name: "from-policies", config: `from_policies = "some"`, says: []string{`from_policies "some" is not known`}},
 	{name: "provider", config: `secret "app" {
+		provider = "consul"
+		path     = "app"
+	}`, says: []string{`secret "app": provider "consul" is not known; use nomad or vault`}},
+	{name: "nomad-path", config: `secret "app" {
 		provider = "nomad"
-		path     = "nomad/jobs/x"
-	}`, says: []string{`secret "app": provider "nomad" is not yet supported; use vault`}},
+		path     = "nomad/jobs/x.y"
+	}`, says: []string{`secret "app": path "nomad/jobs/x.y": a Nomad Variable's path has letters, digits, -, _, ~ and /, 128 at the most`}},
 
 	// Who asks.
 	{name: "nobody", config: `secret "app" { path = "refuse/app" }`, task: "# no identity",

@@ -12,7 +12,7 @@ import (
 // asker is the task, as a provider without tokens needs to know it.
 func (s *Session) asker() secrets.Task {
 	t := s.task
-	return secrets.Task{Namespace: t.Namespace, JobID: t.JobID, Name: t.Name, Dir: t.Dir, UID: t.UID}
+	return secrets.Task{Namespace: t.Namespace, JobID: t.JobID, Name: t.Name, Dir: t.Dir, UID: t.UID, Token: s.host.NomadToken()}
 }
 
 // namespaceOf is where a secret is asked for: where its job says, else in the namespace of the token, or of the job

@@ -41,6 +41,10 @@ type Host interface {
 	// Live gives a secret's live directory what was found of it. It must not block, and may come beside the others.
 	Live(secret string, l Look)
 
+	// NomadToken is Nomad's own token in the task's environment, where the task's secrets are read with that; empty:
+	// they are not. It may be called beside the others.
+	NomadToken() secrets.Value
+
 	// Event tells the operator something, in one short sentence without secrets. Few are kept.
 	Event(msg string)
 }

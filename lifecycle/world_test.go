@@ -376,6 +376,8 @@ func (h *fakeHost) Fits(set *secrets.Set) error {
 	return nil
 }
 
+func (h *fakeHost) NomadToken() secrets.Value { return secrets.Value{} }
+
 func (h *fakeHost) EnvRoom() int {
 	if h.envRoom > 0 {
 		return h.envRoom

@@ -104,6 +104,7 @@ func (k *compiler) task(c TaskConfig) *Spec {
 		}
 		spec.Files = append(spec.Files, k.file(place, path, f))
 	}
+	k.onlyVaults(c)
 	k.onlyLive(spec, c)
 	k.registry(spec, c)
 	k.onlyPulled(spec)
@@ -187,12 +188,8 @@ func (k *compiler) provider(place string, c *SecretConfig) string {
 		return name
 	}
 	if !slices.Contains(k.providers, name) {
-		known := "known"
-		if name == "nomad" {
-			known = "yet supported"
-		}
 		all := slices.Sorted(slices.Values(append([]string{DefaultProvider}, k.providers...)))
-		k.badf(place, "provider %q is not %s; use %s", name, known, strings.Join(slices.Compact(all), " or "))
+		k.badf(place, "provider %q is not known; use %s", name, strings.Join(slices.Compact(all), " or "))
 		return DefaultProvider // whose rules the rest is checked by
 	}
 	if c.Version != 0 {
@@ -202,6 +199,27 @@ func (k *compiler) provider(place string, c *SecretConfig) string {
 		k.badf(place, "params are for provider %q only; take them out", DefaultProvider)
 	}
 	return name
+}
+
+// onlyVaults refuses what is about Vault's tokens in a task that has nothing of Vault's: it would be passed over in silence.
+func (k *compiler) onlyVaults(c TaskConfig) {
+	if c.FromPolicies != "" && c.FromPolicies != "off" || len(c.Secrets) == 0 {
+		return
+	}
+	for _, s := range c.Secrets {
+		if s.provider() == DefaultProvider {
+			return
+		}
+	}
+	for _, option := range []struct{ key, value, hint string }{
+		{"role", c.Role, ""},
+		{"namespace", c.Namespace, "; Nomad Variables are read in the job's own namespace"},
+		{"identity_file", c.IdentityFile, `; Nomad's identity is expected in "private/nomad.jwt"`},
+	} {
+		if option.value != "" {
+			k.badf("", "%s %q is for provider %q, and no secret of the task is of that; take it out%s", option.key, option.value, DefaultProvider, option.hint)
+		}
+	}
 }
 
 // params and env come as lists of maps: HCL gives a map, and each of several blocks, as one element.

@@ -58,6 +58,8 @@ func cleanPathOf(provider, path, namespace string, write bool) (string, error) {
 	}
 	segments := Segments(path)
 	switch {
+	case provider == NomadProvider && !nomadPath.MatchString(path):
+		return "", fmt.Errorf("path %q: a Nomad Variable's path has letters, digits, -, _, ~ and /, 128 at the most", path)
 	case len(segments) == 0:
 		return "", fmt.Errorf("path %q: %w", path, errNoSegments)
 	case slices.Contains(segments, ".."):
@@ -65,6 +67,9 @@ func cleanPathOf(provider, path, namespace string, write bool) (string, error) {
 	}
 	return strings.Join(segments, "/"), nil
 }
+
+// nomadPath is what Nomad takes for the path of a variable.
+var nomadPath = regexp.MustCompile(`^[a-zA-Z0-9-_~/]{1,128}$`)
 
 var (
 	errNoSegments = errors.New(`nothing but slashes; give the secret's path, such as "secret/app"`)

@@ -112,7 +112,7 @@ func TestCompileRefuses(t *testing.T) {
 	task := func(f func(*TaskConfig)) TaskConfig { c := one(); f(&c); return c }
 	for want, c := range map[string]TaskConfig{
 		// The secret itself.
-		`secret "db": provider "nomad" is not yet supported; use vault`:                               secret(func(s *SecretConfig) { s.Provider = "nomad" }),
+		`secret "db": provider "nomad" is not known; use vault`:                                       secret(func(s *SecretConfig) { s.Provider = "nomad" }),
 		`secret "db": provider "aws" is not known; use vault`:                                         secret(func(s *SecretConfig) { s.Provider = "aws" }),
 		`secret "db": path is missing; give the secret's path, such as "secret/app"`:                  secret(func(s *SecretConfig) { s.Path = "" }),
 		`secret "db": version -1 is below 0`:                                                          secret(func(s *SecretConfig) { s.Version = -1 }),

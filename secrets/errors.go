@@ -45,6 +45,8 @@ type Error struct {
 	// Elsewhere says of an Outage that it is not the secrets server's own. That answers, but what it makes
 	// credentials in (a database, a broker, AWS) does not.
 	Elsewhere bool
+	// OfAsker says of an Outage that it may be of who asked, and not of the server: another task may be answered.
+	OfAsker bool
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -59,6 +61,12 @@ func Errorf(k ErrorKind, format string, args ...any) error {
 func IsElsewhere(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Elsewhere
+}
+
+// IsOfAsker reports whether err is of an outage that another task need not have.
+func IsOfAsker(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.OfAsker
 }
 
 // KindOf is the kind of the outermost Error in err's chain; 0 if there is none.

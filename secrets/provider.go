@@ -27,6 +27,9 @@ type Token struct {
 // DefaultProvider is the provider of a secret whose job names none.
 const DefaultProvider = "vault"
 
+// NomadProvider is the provider of Nomad Variables.
+const NomadProvider = "nomad"
+
 // Request asks for one secret, in the words of the job.
 type Request struct {
 	Provider  string
@@ -47,6 +50,8 @@ type Task struct {
 	Namespace, JobID, Name string
 	Dir                    string // the task directory on the host
 	UID                    int    // of the job's `user` on the host; 0 if there is none
+	// Token is Nomad's own in the task's environment, where the task is to be asked for with it; empty: there is none.
+	Token Value
 }
 
 // Kind says how a secret changes, and so how it is watched.

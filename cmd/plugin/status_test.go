@@ -151,7 +151,7 @@ func (p operatedPlugin) Operate(context.Context, lifecycle.Operation, lifecycle.
 }
 
 // run runs a command with a plugin process that has its socket.
-func run(t *testing.T, p operatedPlugin, args ...string) (status int, stdout, stderr string) {
+func runAsk(t *testing.T, p operatedPlugin, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "state")
 	must.NoError(t, os.Mkdir(dir, 0o711))
@@ -170,7 +170,7 @@ func run(t *testing.T, p operatedPlugin, args ...string) (status int, stdout, st
 func TestStatusSelects(t *testing.T) {
 	p := operatedPlugin{report: goodReport()}
 	for args, tasks := range map[string]int{"": 1, "-alloc 5a2b": 1, "-alloc ffff": 0, "-task web": 1, "-task db": 0, "-secret app": 1, "-secret other": 0} {
-		status, stdout, stderr := run(t, p, append([]string{"status", "-json"}, strings.Fields(args)...)...)
+		status, stdout, stderr := runAsk(t, p, append([]string{"status", "-json"}, strings.Fields(args)...)...)
 		must.Zero(t, status, must.Sprint(args, stderr))
 		var answer struct{ Plugins []control.Report }
 		must.NoError(t, json.Unmarshal([]byte(stdout), &answer))
@@ -200,7 +200,7 @@ func TestOperateCommands(t *testing.T) {
 		{"rotate", []lifecycle.Outcome{of(lifecycle.NotRevoked)}, 1, ""},
 		{"rotate", []lifecycle.Outcome{of(lifecycle.Skipped)}, 1, "no credential was replaced"},
 	} {
-		status, stdout, stderr := run(t, operatedPlugin{outcomes: test.outcomes}, test.command)
+		status, stdout, stderr := runAsk(t, operatedPlugin{outcomes: test.outcomes}, test.command)
 		must.EqOp(t, test.status, status, must.Sprint(test))
 		must.StrContains(t, stderr, test.stderr)
 		for _, o := range test.outcomes {

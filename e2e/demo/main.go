@@ -1,5 +1,6 @@
 // Demo starts Vault, MariaDB and Nomad with the plugin on this machine, runs the job beside this file,
-// and shows its database credentials rotate. Run it by `make demo`.
+// and shows its database credentials rotate; or, with a Nomad alone, how a Nomad Variable's changes reach a task. Run it by
+// `make demo` and `make demo PROVIDER=nomad`.
 package main
 
 import (
@@ -38,10 +39,16 @@ const (
 
 func main() {
 	oneshot := flag.Bool("oneshot", false, "end after the rotations, without waiting for Ctrl-C")
+	provider := flag.String("provider", "vault", "where the secrets are: vault, or nomad")
 	flag.Parse()
+	show, known := map[string]func(context.Context, bool) error{"vault": run, "nomad": runNomad}[*provider]
+	if !known {
+		fmt.Fprintf(os.Stderr, "demo: provider %q is not known; use vault or nomad\n", *provider)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, *oneshot)
+	err := show(ctx, *oneshot)
 	if interrupted := ctx.Err() != nil; err != nil && !interrupted {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)

@@ -38,8 +38,10 @@ func (p Placement) files() []string {
 type AgentOptions struct {
 	Name      string
 	Placement Placement
-	Vault     *Vault
+	Vault     *Vault // nil in a cluster without one: Nomad alone
 	AuthPath  string
+	// ACL has requests to Nomad need rights. The agent's own clients have all of them.
+	ACL bool
 
 	// Secrets are attributes of the plugin's secrets block, over the harness's defaults; nil values
 	// take a default away.
@@ -95,15 +97,20 @@ ports {
   rpc  = %[5]d
   serf = %[6]d
 }
-vault {
+acl {
+  enabled = %[7]t
+}
+`
+
+const vaultConfigOfNomad = `vault {
   enabled               = true
-  address               = "%[7]s"
-  jwt_auth_backend_path = "%[8]s"
+  address               = "%[1]s"
+  jwt_auth_backend_path = "%[2]s"
   default_identity {
     aud = ["` + identityAudience + `"]
     ttl = "1h"
   }
-%[9]s}
+%[3]s}
 `
 
 const serverConfig = `server {
@@ -143,7 +150,11 @@ func (a *Agent) commonConfig(dataDir string, ports agentPorts) string {
 	if level == "" {
 		level = "debug"
 	}
-	return fmt.Sprintf(commonConfig, o.Name, dataDir, level, ports.http, ports.rpc, ports.serf, o.Vault.Addr, o.AuthPath, block(o.VaultHCL))
+	config := fmt.Sprintf(commonConfig, o.Name, dataDir, level, ports.http, ports.rpc, ports.serf, o.ACL)
+	if o.Vault != nil {
+		config += fmt.Sprintf(vaultConfigOfNomad, o.Vault.Addr, o.AuthPath, block(o.VaultHCL))
+	}
+	return config
 }
 
 func (a *Agent) serverConfig() string {
@@ -193,10 +204,12 @@ func (a *Agent) secretsBlock(driver string) string {
 		return ""
 	}
 	attrs := map[string]any{
-		"address":              a.opts.Vault.Addr,
 		"poll_interval":        "2s",
 		"lease_check_interval": "10s",
 		"state_dir":            a.StateDir,
+	}
+	if a.opts.Vault != nil {
+		attrs["address"] = a.opts.Vault.Addr
 	}
 	maps.Copy(attrs, a.opts.Secrets)
 	role := a.opts.JWTRole

@@ -156,6 +156,9 @@ func (c *Cluster) NewAgent(ctx context.Context, opts AgentOptions) (*Agent, erro
 	if err := a.Start(ctx); err != nil {
 		return a, err
 	}
+	if opts.Vault == nil {
+		return a, nil
+	}
 	return a, opts.Vault.TrustNomad(ctx, a)
 }
 

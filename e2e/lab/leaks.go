@@ -46,11 +46,25 @@ func (h *LeakSearch) Learn(name, value string) {
 	}
 }
 
-// Put writes secret/<path>, whose one field `value` is a canary that looks different in every form.
-func (h *LeakSearch) Put(path, name string) string {
-	h.T.Helper()
+// canary is a value that looks different in every form.
+func (h *LeakSearch) canary(name string) string {
 	value := rand.Text() + ` "/+<é> = ` + rand.Text()[:4]
 	h.Learn(name, value)
+	return value
+}
+
+// PutSecretVariable is Put for a Nomad Variable.
+func (h *LeakSearch) PutSecretVariable(path, name string) string {
+	h.T.Helper()
+	value := h.canary(name)
+	h.PutVariable("default", path, value)
+	return value
+}
+
+// Put writes secret/<path>, whose one field `value` is a canary.
+func (h *LeakSearch) Put(path, name string) string {
+	h.T.Helper()
+	value := h.canary(name)
 	require.NoError(h.T, h.Vault.PutKV2(h.Ctx, "secret", path, map[string]any{"value": value}))
 	return value
 }

@@ -10,6 +10,7 @@
 //	testapp pki DIR CERT KEY               read certificate and key below DIR over and over
 //	testapp serve DIR CERT KEY             serve TLS with them, read anew on each SIGHUP
 //	testapp http ADDR                      serve HTTP; /health fails from the first SIGHUP on
+//	testapp socket PATH                    make a unix socket there, and tell of each request to it
 //	testapp takeover COMMAND DIR...        go after the FIFOs of others' launchers in these directories, to have
 //	                                       them run a shell's command (no start line; the counts as JSON)
 //
@@ -94,6 +95,8 @@ func main() {
 		check(serve(ctx, hangup, args))
 	case "http":
 		check(serveHTTP(ctx, hangup, args))
+	case "socket":
+		check(fakeSocket(ctx, args))
 	default:
 		check(fmt.Errorf("unknown subcommand %q", command))
 	}

@@ -19,6 +19,9 @@ const (
 	requestTimeout = 10 * time.Second
 	// maxStretch is how many intervals apart the polls of a path get that keep failing.
 	maxStretch = 4
+	// maxAskers is how many tasks ask one after another, in one poll, what the server answers with an outage that may be
+	// of who asks.
+	maxAskers = 5
 	// afterChange is how long after the server's own moment for a change the poll is sent, and how
 	// often until it is there.
 	afterChange = time.Second

@@ -34,6 +34,7 @@ func (p *Poller) read(path *polledPath, payer limit.Tenant) (digest string, chan
 	err = errors.New("no task that reads this path has a token now")
 	sent = time.Now()
 	turn := true // the payer's
+	outages := 0 // that may be of who asked
 	for _, s := range subs {
 		tok, ok := s.Token()
 		if !ok {
@@ -54,11 +55,14 @@ func (p *Poller) read(path *polledPath, payer limit.Tenant) (digest string, chan
 		if errors.Is(err, errLeft) {
 			continue
 		}
-		switch secrets.KindOf(err) {
-		case secrets.Refused, secrets.Gone:
+		if secrets.IsOfAsker(err) {
+			outages++
+		}
+		switch kind := secrets.KindOf(err); {
+		case kind == secrets.Refused, kind == secrets.Gone, secrets.IsOfAsker(err) && outages < maxAskers:
 			p.last(path, s)
 			continue
-		case secrets.NotFound:
+		case kind == secrets.NotFound:
 			digest, err = Absent, nil
 		}
 		if err == nil {

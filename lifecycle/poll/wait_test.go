@@ -2,6 +2,7 @@ package poll
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -165,6 +166,34 @@ func TestWaitGoesToTheNext(t *testing.T) {
 		a.Cancel()
 		settle(10 * testInterval)
 		require.LessOrEqual(t, len(w.server.taken()), 1)
+	})
+}
+
+// An outage that may be of who asks is the next one's turn at once, for a few; only if none is answered it is an outage.
+func TestWaitOutageOfOne(t *testing.T) {
+	inWaiting(t, func(t *testing.T, w *waiting) {
+		ofAsker := &secrets.Error{Kind: secrets.Outage, OfAsker: true, Err: errors.New("the allocation has ended")}
+		w.server.refuse["a"] = ofAsker
+		a, b := w.watch("a", "1"), w.watch("b", "1")
+		settle(time.Second)
+		require.Equal(t, []string{"a 1", "b 1"}, w.server.taken())
+		w.server.set(func() { w.server.refuse["b"] = ofAsker })
+		settle(testInterval)
+		require.Subset(t, w.server.taken(), []string{"b 1", "a 1"})
+		require.Zero(t, a.count()+b.count(), "nobody has lost a right")
+		for i := range 2 * maxAskers {
+			name := fmt.Sprint("c", i)
+			w.server.set(func() { w.server.refuse[name] = ofAsker })
+			w.watch(name, "1")
+		}
+		settle(maxStretch * testInterval)
+		w.server.taken()
+		settle(maxStretch * testInterval)
+		require.LessOrEqual(t, len(w.server.taken()), 2*maxAskers, "not of all")
+		w.server.set(func() { w.server.now = 2; clear(w.server.refuse) })
+		settle(maxStretch * testInterval)
+		require.Equal(t, 1, a.count())
+		require.Equal(t, 1, b.count())
 	})
 }
 
