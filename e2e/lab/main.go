@@ -20,6 +20,9 @@ const startTimeout = 5 * time.Minute
 func Main(m *testing.M, start func(ctx context.Context) (*harness.Cluster, error)) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if signal.Ignored(syscall.SIGHUP) { // nohup: every task would inherit that, and a shell's cannot be told otherwise
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	cluster, err := start(ctx)
