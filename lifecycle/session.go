@@ -158,7 +158,9 @@ func (k *Keeper) newSession(t Task, spec *secrets.Spec, h Host) *Session {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.empty(spec)
-	s.publish(time.Now())
+	if spec != nil { // else it is resumed
+		s.publish(time.Now())
+	}
 	return s
 }
 

@@ -73,19 +73,26 @@ func TestOpenAgainstASwapper(t *testing.T) {
 	dir, outside := tree(t)
 	must.NoError(t, os.Symlink(outside, filepath.Join(dir, "out")))
 	must.NoError(t, os.Symlink(filepath.Join(outside, "b", "f"), filepath.Join(dir, "a", "b", "g")))
-	exchange := func(a, b string) {
-		_ = unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, a), unix.AT_FDCWD, filepath.Join(dir, b), unix.RENAME_EXCHANGE)
-	}
+	// By descriptors: a path through what is exchanged just then would bring the file from outside in.
+	top, err := os.Open(dir)
+	must.NoError(t, err)
+	defer top.Close()
+	bottom, err := os.Open(filepath.Join(dir, "a", "b"))
+	must.NoError(t, err)
+	defer bottom.Close()
 	stop := make(chan struct{})
 	var swaps sync.WaitGroup
-	for _, pair := range [][2]string{{"a", "out"}, {"a/b/f", "a/b/g"}} {
+	for _, pair := range []struct {
+		in   *os.File
+		a, b string
+	}{{top, "a", "out"}, {bottom, "f", "g"}} {
 		swaps.Go(func() {
 			for {
 				select {
 				case <-stop:
 					return
 				default:
-					exchange(pair[0], pair[1])
+					_ = unix.Renameat2(int(pair.in.Fd()), pair.a, int(pair.in.Fd()), pair.b, unix.RENAME_EXCHANGE)
 				}
 			}
 		})
