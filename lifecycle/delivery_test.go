@@ -282,7 +282,7 @@ func TestStartGivesUpForAReason(t *testing.T) {
 		began := time.Now()
 		_, err := w.keeper.Open(ctx, w.startOf(many{"db": db("")}), w.host)
 		require.Equal(t, secrets.Outage, secrets.KindOf(err))
-		require.EqualError(t, err, "gave up waiting, since the house is on fire; before that: log in with the task's identity (role nomad-workloads): connection refused")
+		require.EqualError(t, err, "gave up waiting, since the house is on fire; before that: log in with the task's identity (role nomad-workloads, the default, as the job names none): connection refused")
 		require.Equal(t, 10*time.Second, time.Since(began))
 	})
 }

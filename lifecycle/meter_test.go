@@ -314,7 +314,6 @@ func TestNotReady(t *testing.T) {
 			})
 		},
 		"it cannot be read": func(w *world, _ *Session) { w.vault.with(func() { delete(w.vault.static, "secret/app-1") }) },
-		"nobody watches it": func(_ *world, s *Session) { s.results <- func() { panic("hunter2") } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
@@ -330,6 +329,20 @@ func TestNotReady(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor while nobody watches it: until the watch, which has failed, begins anew.
+func TestNotReadyUnwatched(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		s := w.open(many{"db": db("")})
+		s.results <- func() { panic("hunter2") }
+		synctest.Wait()
+		require.False(t, w.gaugesOf()["db"].Ready)
+		w.sleep(time.Minute)
+		require.True(t, w.gaugesOf()["db"].Ready)
+		s.End()
+	})
 }
 
 // While a task waits for its secrets they are not ready.

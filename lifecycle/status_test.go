@@ -137,7 +137,7 @@ func TestStatusWaitsForNothing(t *testing.T) {
 	})
 }
 
-// A task whose watch has ended because of an error in the plugin is told from one that has ended.
+// A task whose watch has failed is told from one that has ended, until the watch begins anew.
 func TestStatusOfAnUnwatchedTask(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -147,7 +147,9 @@ func TestStatusOfAnUnwatchedTask(t *testing.T) {
 		require.Equal(t, TaskUnwatched, w.keeper.Status().Tasks[0].State)
 		_, all := w.operate(Refresh, Selection{})
 		require.Equal(t, Failed, all[0].Result)
-		require.Contains(t, all[0].Detail, "not watched any more")
+		require.Contains(t, all[0].Detail, "not watched just now")
+		w.sleep(time.Minute)
+		require.Equal(t, TaskWatched, w.keeper.Status().Tasks[0].State)
 		s.End()
 	})
 }
