@@ -33,6 +33,8 @@ roles, each bound to the job and its tasks. JOBFILE is HCL, or JSON as of nomad 
   $ nomad-driver-secrets policy -mount secret=kv2 jobs/kv-env.nomad.hcl | vault policy write kv-env -
   $ nomad-driver-secrets policy -mount secret=kv2 -role jobs/kv-env.nomad.hcl | sh
 
+Nomad Variables that are not the job's own need an ACL policy of Nomad's: -role applies it, and without it is a comment.
+
 Which part of a path is the mount, and which version a KV has, is told by -mount, else asked of the server at $VAULT_ADDR,
 else guessed, and then a comment says so.
 

@@ -53,6 +53,9 @@ type Plan struct {
 	Job      string `json:"job"`
 	AuthPath string `json:"auth_path"`
 	Roles    []Role `json:"roles"`
+	// Variables are the ACL policies of tasks with Nomad Variables that are not theirs by themselves.
+	Variables []Variables `json:"nomad_variables,omitempty"`
+	Notes     []string    `json:"notes,omitempty"`
 	// Incomplete: a path is not known here, and a note says which.
 	Incomplete bool `json:"incomplete,omitempty"`
 }
@@ -106,7 +109,13 @@ func (p *planner) task(ctx context.Context, t taskconfig.Task) error {
 		first := c.Problems[0]
 		return fmt.Errorf("%s: task %q: %s (%d in all: run check)", p.at(t, first.Steps...), t.Name, first.Text, n)
 	}
-	if c.Spec == nil || !p.asksVault(c.Spec) {
+	if c.Spec == nil {
+		return nil
+	}
+	if err := p.variables(t, c); err != nil {
+		return fmt.Errorf("%s: task %q: %w", p.at(t), t.Name, err)
+	}
+	if !p.asksVault(c.Spec) {
 		return nil
 	}
 	r, err := p.roleOf(t, c)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,6 +72,11 @@ func TestExamplePolicies(t *testing.T) {
 			must.NoError(t, err)
 			plan, err := Of(t.Context(), parse(t, path, src), options())
 			must.NoError(t, err)
+			if name == "nomad-variables" { // its own variables need nothing
+				must.SliceEmpty(t, plan.Roles)
+				must.SliceEmpty(t, plan.Variables)
+				return
+			}
 			must.Len(t, 1, plan.Roles)
 			must.Eq(t, name, plan.Roles[0].Name)
 			must.SliceEmpty(t, plan.Roles[0].Notes)
@@ -337,4 +343,45 @@ func TestBrokenJob(t *testing.T) {
 	must.ErrorContains(t, err, `job:16: task "app": secret "db": path "sys/x"`)
 	_, err = Of(t.Context(), parse(t, "job", []byte(strings.Replace(several, `"pki/issue/web"`, `"secret/x"`, 1))), options())
 	must.ErrorContains(t, err, "`params` would overwrite the secret")
+}
+
+// Variables that are the task's own need nothing; others an ACL policy that is bound to the task.
+func TestVariables(t *testing.T) {
+	const job = `job "web" {
+  namespace = "shop"
+  group "app" {
+    task "app" {
+      driver = "docker"
+      config {
+        image = "app"
+        secret "own" {
+          provider = "nomad"
+          path     = "nomad/jobs/web/app"
+          env      = { A = "a" }
+        }
+        secret "theirs" {
+          provider = "nomad"
+          path     = "%s"
+          env      = { B = "b" }
+        }
+      }
+    }
+  }
+}
+`
+	src := []byte(fmt.Sprintf(job, "shared/db"))
+	plan, err := Of(t.Context(), parse(t, "job", src), options())
+	must.NoError(t, err)
+	must.SliceEmpty(t, plan.Roles)
+	var script, policies strings.Builder
+	must.NoError(t, plan.WriteScript(&script))
+	golden(t, "variables.sh", script.String())
+	must.NoError(t, plan.WritePolicies(&policies))
+	must.StrContains(t, policies.String(), `path "shared/db"`)
+	must.Eq(t, map[string][]string{}, granted(t, policies.String())) // all of it is comments
+
+	plan, err = Of(t.Context(), parse(t, "job", []byte(fmt.Sprintf(job, "nomad/jobs/${NOMAD_META_x}"))), options())
+	must.NoError(t, err)
+	must.True(t, plan.Incomplete)
+	must.StrContains(t, plan.Notes[0], `secret "theirs" of task "app"`)
 }

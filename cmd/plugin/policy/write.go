@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -33,19 +34,17 @@ type claims struct {
 const vaultAudience = "vault.io"
 
 func (p *planner) jwt(name string) JWTRole {
-	namespace := p.file.Namespace()
-	if namespace == "" {
-		namespace = p.options.NomadNamespace
-	}
-	if namespace == "" {
-		namespace = "default"
-	}
 	return JWTRole{
 		RoleType:    "jwt",
-		BoundClaims: claims{Namespace: namespace, JobID: p.plan.Job},
+		BoundClaims: claims{Namespace: p.nomadNamespace(), JobID: p.plan.Job},
 		UserClaim:   "/nomad_job_id", UserClaimJSON: true,
 		TokenType: "service", TokenPeriod: "30m", TokenPolicies: []string{name},
 	}
+}
+
+// nomadNamespace is the job's.
+func (p *planner) nomadNamespace() string {
+	return cmp.Or(p.file.Namespace(), p.options.NomadNamespace, "default")
 }
 
 // of binds the role to one more task.
@@ -120,14 +119,32 @@ func (p *Plan) WritePolicies(w io.Writer) error {
 	} else {
 		b.WriteString("\n" + beside + "\n")
 	}
+	p.writeNotes(&b)
+	for _, v := range p.Variables {
+		fmt.Fprintf(&b, "#\n# Beside it an ACL policy of Nomad's, for variables that are not the task's own (-role writes a script that applies it):\n#   %s\n", v.apply(p.Job))
+		for line := range strings.Lines(v.Policy()) {
+			b.WriteString("#   " + line)
+		}
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func (p *Plan) writeNotes(b *strings.Builder) {
+	for _, note := range p.Notes {
+		fmt.Fprintf(b, "# %s\n", oneLine(note))
+	}
 }
 
 // WriteScript writes a script of the shell's that writes all policies and roles.
 func (p *Plan) WriteScript(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "#!/bin/sh\n# Vault's policies and JWT roles for job %q.\n%s\nset -e\n", p.Job, beside)
+	fmt.Fprintf(&b, "#!/bin/sh\n# Vault's policies and JWT roles for job %q.\n%s\n", p.Job, beside)
+	p.writeNotes(&b)
+	b.WriteString("set -e\n")
+	for _, v := range p.Variables {
+		fmt.Fprintf(&b, "\n%s <<'POLICY'\n%sPOLICY\n", v.apply(p.Job), v.Policy())
+	}
 	for _, r := range p.Roles {
 		in := ""
 		if r.Namespace != "" {
