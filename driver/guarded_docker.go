@@ -43,7 +43,7 @@ func guardContainerStart(d *Driver, cfg *drivers.TaskConfig, o guardOptions) (re
 func guardContainer(cfg *drivers.TaskConfig, o guardOptions, pins *guard.Pins, root guard.Owner) error {
 	var job docker.TaskConfig
 	if cfg.DecodeDriverConfig(&job) != nil {
-		return nil // the wrapped driver reads it in the same way, and refuses it in its own words
+		return nil //nolint:nilerr // the wrapped driver reads it in the same way, and refuses it in its own words
 	}
 	if err := o.modes.Check(guard.Wanted{PID: job.PidMode, IPC: job.IPCMode, UTS: job.UTSMode, Userns: job.UsernsMode}); err != nil {
 		return err

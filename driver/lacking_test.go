@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,17 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/statedir"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
+
+// unreachable is what Docker's client says where no engine listens.
+func unreachable(t *testing.T) error {
+	t.Helper()
+	docker, err := client.NewClientWithOpts(client.WithHost("unix://" + filepath.Join(t.TempDir(), "docker.sock")))
+	must.NoError(t, err)
+	defer docker.Close()
+	_, err = docker.Ping(t.Context())
+	must.Error(t, err)
+	return err
+}
 
 // S2, S9: what is no fault of the job's, and what the machine lacks for a moment, is tried again within the job's restart block.
 // The recoverable error is the outermost one, and says what it said.
@@ -54,7 +66,7 @@ func TestStartErrors(t *testing.T) {
 		{errno(syscall.EACCES), false},
 		{errno(syscall.ENOENT), false},
 		{errors.Join(errors.New("the undo failed"), errno(syscall.EMFILE)), true},
-		{fmt.Errorf("inspect: %w", client.ErrorConnectionFailed("unix:///var/run/docker.sock")), true},
+		{fmt.Errorf("inspect: %w", unreachable(t)), true},
 		{errors.New("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"), true},
 		{errors.New(`error during connect: Post "http://docker/containers/create": EOF`), true},
 		{errors.New("any other"), false},

@@ -65,8 +65,8 @@ func pullError(login *secrets.RegistryLogin, err error) error {
 // takePullTurn waits until nobody pulls the task's image with other credentials than its own.
 func takePullTurn(d *Driver, cfg *drivers.TaskConfig) (release func(), err error) {
 	var job docker.TaskConfig
-	if cfg.DecodeDriverConfig(&job) != nil { // the wrapped driver says what is wrong
-		return func() {}, nil
+	if cfg.DecodeDriverConfig(&job) != nil {
+		return func() {}, nil //nolint:nilerr // the wrapped driver says what is wrong
 	}
 	with := pull.CredentialsOf(job.Auth.Username, job.Auth.Password, job.Auth.ServerAddr)
 	return d.pulls.Take(d.closing, pull.Name(job.Image), with, func() bool {

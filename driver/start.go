@@ -60,7 +60,7 @@ func ourConfig(cfg *drivers.TaskConfig) (ours secrets.TaskConfig, readable bool,
 	}
 	var all map[string]any
 	if cfg.DecodeDriverConfig(&all) != nil || !hasOurs(all) {
-		return secrets.TaskConfig{}, false, nil
+		return secrets.TaskConfig{}, false, nil //nolint:nilerr // the wrapped driver says what is wrong
 	}
 	return ours, false, fmt.Errorf("read the task's config: %w", err)
 }

@@ -264,7 +264,7 @@ func TestSecretGauges(t *testing.T) {
 		withDB(w)
 		withApp(w, "x")
 		w.vault.login = fakeRole{ttl: 1000 * time.Hour, max: 1000 * time.Hour}
-		s := w.open(many{"db": db(""), "app": app("")})
+		w.open(many{"db": db(""), "app": app("")})
 		began := time.Now()
 		first := w.gaugesOf()
 		require.Equal(t, SecretGauge{Name: "app", Ready: true}, first["app"])
@@ -294,7 +294,7 @@ func TestSecretGauges(t *testing.T) {
 		require.True(t, w.gaugesOf()["db"].Ready)
 
 		w.crash()
-		s = w.recover()
+		s := w.recover()
 		synctest.Wait()
 		require.True(t, w.gaugesOf()["db"].Ready)
 		s.End()

@@ -129,7 +129,7 @@ func showDone(s screen, all []control.Done) {
 			case o.Result == lifecycle.Replaced:
 				colour = text.FgYellow
 			}
-			row := []string{taskName(o.Job, o.Task), firstOf(o.Alloc, 8), clean(o.Secret), s.paint(string(o.Result), colour)}
+			row := []string{taskName(o.Job, o.Task), shortID(o.Alloc), clean(o.Secret), s.paint(string(o.Result), colour)}
 			if !s.terminal { // else it may not fit
 				row = append(row, clean(o.Detail))
 			} else if o.Detail != "" && o.Result != lifecycle.Unchanged {

@@ -157,10 +157,11 @@ func clean(name string) string {
 	}, name)
 }
 
-// firstOf are the first n characters.
-func firstOf(text string, n int) string {
-	if len(text) > n {
-		return text[:n]
+// shortID is the part of an allocation's id that Nomad shows.
+func shortID(alloc string) string {
+	const shown = 8
+	if len(alloc) > shown {
+		return alloc[:shown]
 	}
-	return text
+	return alloc
 }

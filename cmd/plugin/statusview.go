@@ -75,7 +75,7 @@ func (v *statusView) secrets(all []control.Report) {
 	for _, r := range all {
 		for _, t := range r.Tasks {
 			for _, s := range t.Secrets {
-				row := []string{taskName(t.Job, t.Task), firstOf(t.Alloc, 8), clean(s.Name)}
+				row := []string{taskName(t.Job, t.Task), shortID(t.Alloc), clean(s.Name)}
 				if wide {
 					row = append(row, clean(s.Path))
 				}
@@ -148,7 +148,7 @@ func (v *statusView) noteTrouble(r control.Report) {
 	}
 	v.noteOutages(who, r)
 	for _, t := range r.Tasks {
-		name := fmt.Sprintf("%s %s", taskName(t.Job, t.Task), firstOf(t.Alloc, 8))
+		name := fmt.Sprintf("%s %s", taskName(t.Job, t.Task), shortID(t.Alloc))
 		if t.LastError != nil && t.State != lifecycle.TaskWatched && t.State != lifecycle.TaskRotating {
 			v.note("%s: %s: %s", name, t.State, clean(t.LastError.Text))
 		} else if t.State == lifecycle.TaskUnwatched {
@@ -165,7 +165,7 @@ func (v *statusView) noteTrouble(r control.Report) {
 		}
 	}
 	for _, p := range r.Revocations {
-		what := fmt.Sprintf("%s: to be revoked of %s %s since %s: %d leases, %d tokens, %d attempts", who, taskName(p.Job, p.Task), firstOf(p.Alloc, 8), clock(p.Since), p.Leases, p.Tokens, p.Attempts)
+		what := fmt.Sprintf("%s: to be revoked of %s %s since %s: %d leases, %d tokens, %d attempts", who, taskName(p.Job, p.Task), shortID(p.Alloc), clock(p.Since), p.Leases, p.Tokens, p.Attempts)
 		if p.LastError != "" {
 			what += ": " + clean(p.LastError)
 		}

@@ -40,7 +40,7 @@ func (m *Metrics) Serve(ctx context.Context, address string) {
 		if server.Shutdown(ending) != nil { // it waits for scrapes, and not for one that does not end
 			_ = server.Close()
 		}
-		<-served
+		_ = <-served // what ended it is known
 	}
 }
 

@@ -59,7 +59,7 @@ func visitURL(ctx context.Context, v *visitor, url string) error {
 		}
 		return fmt.Errorf("%s: %w", v.scanner.redact(url), err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if err := v.visit(url, resp.Body); err != nil {
 		return fmt.Errorf("%s: %w", v.scanner.redact(url), err)
 	}

@@ -76,9 +76,9 @@ func TestProxyThatCaches(t *testing.T) {
 	must.NotEq(t, first.Value.Text(), second.Value.Text(), must.Sprint("a login from the cache"))
 
 	// The proxy answers most of these.
-	tok, renewed := first, map[int64]bool{}
+	renewed := map[int64]bool{}
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Second) {
-		tok, err = proxy.RenewToken(t.Context(), secrets.Token{Value: first.Value, Accessor: first.Accessor}, "")
+		tok, err := proxy.RenewToken(t.Context(), secrets.Token{Value: first.Value, Accessor: first.Accessor}, "")
 		must.NoError(t, err)
 		must.EqOp(t, 8*time.Second, tok.TTL)
 		known, err := s.LookupToken(t.Context(), secrets.Token{Value: first.Value}, "")

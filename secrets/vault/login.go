@@ -118,7 +118,7 @@ func (v *Client) RenewToken(ctx context.Context, tok secrets.Token, namespace st
 	c.body = map[string]any{}
 	r, err := v.do(ctx, c)
 	if err == nil && r.ok() && r.cached {
-		if t, err := v.LookupToken(ctx, secrets.Token{Value: tok.Value, Accessor: tok.Accessor}, namespace); err == nil && renewedEnough(t.TTL, t.Expires.Sub(time.Now())) {
+		if t, err := v.LookupToken(ctx, secrets.Token{Value: tok.Value, Accessor: tok.Accessor}, namespace); err == nil && renewedEnough(t.TTL, time.Until(t.Expires)) {
 			return t, nil
 		}
 		c.fresh = true

@@ -34,7 +34,7 @@ func (v *values) collectFiles(ctx context.Context, allocDir string) error {
 		rel, err := filepath.Rel(allocDir, path)
 		parts := strings.SplitN(rel, "/", 4)
 		if err != nil || len(parts) < 4 || parts[2] != "secrets" {
-			return nil // a file beside the directories
+			return nil //nolint:nilerr // a file beside the directories
 		}
 		t := v.task(parts[0], parts[1])
 		if files[t.key()]++; files[t.key()] > maxTaskFiles {

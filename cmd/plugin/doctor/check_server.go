@@ -40,7 +40,7 @@ func (f *findings) server(n Node, s Server) {
 	}
 	f.ok(check, "%s, version %s", s.Config.Address, s.Health.Version)
 	f.clock(s)
-	f.login(n, s)
+	f.login(s)
 }
 
 func loopback(host string) bool {
@@ -83,7 +83,7 @@ func (f *findings) clock(s Server) {
 	}
 }
 
-func (f *findings) login(n Node, s Server) {
+func (f *findings) login(s Server) {
 	const check = "jwt"
 	mount := "auth/" + strings.Trim(s.Mount, "/")
 	role := fmt.Sprintf("role %q at %s", s.Role, mount)

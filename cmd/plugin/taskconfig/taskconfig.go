@@ -105,7 +105,7 @@ func written(v any, steps []string) any {
 		if !ok {
 			continue
 		}
-		if len(steps) == 1 {
+		if len(steps) <= 1 {
 			return inner
 		}
 		if found := written(inner, steps[1:]); found != nil {
