@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"time"
@@ -16,6 +17,7 @@ const (
 
 	requestTimeout = 10 * time.Second
 	answerTimeout  = 30 * time.Second
+	endTimeout     = time.Second // go-plugin gives a plugin 2 s to end
 )
 
 // Serve answers scrapes at an address until ctx ends.
@@ -35,12 +37,14 @@ func (m *Metrics) Serve(ctx context.Context, address string) {
 	case err := <-served:
 		m.log.Error("metrics are not served any more", "error", err)
 	case <-ctx.Done():
-		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 		defer cancel()
 		if server.Shutdown(ending) != nil { // it waits for scrapes, and not for one that does not end
 			_ = server.Close()
 		}
-		_ = <-served // what ended it is known
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			m.log.Error("metrics were not served any more", "error", err)
+		}
 	}
 }
 

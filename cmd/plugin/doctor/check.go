@@ -32,7 +32,7 @@ func Check(n Node) []Finding {
 		f.driver(n, d)
 	}
 	for _, s := range n.Servers {
-		f.server(n, s)
+		f.server(s)
 	}
 	for _, s := range n.States {
 		f.stateDir(s)

@@ -18,7 +18,7 @@ const (
 	clockError = time.Minute
 )
 
-func (f *findings) server(n Node, s Server) {
+func (f *findings) server(s Server) {
 	check := "server"
 	if u, err := url.Parse(s.Config.Address); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
 		f.warn(check, s.Config.Address+" is not encrypted: secrets and tokens can be read on the way", "use https")
