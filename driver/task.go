@@ -145,6 +145,9 @@ func (t *task) watch() {
 	id, wait := t.innerID(), t.state.newWait()
 	t.d.background.Go(func() {
 		exits, err := t.d.inner.WaitTask(t.d.ctx, id)
+		if err != nil && !t.state.lastWait(wait) {
+			return // a restart has begun another
+		}
 		if err != nil {
 			t.exited(&drivers.ExitResult{ExitCode: -1, Err: err})
 			return

@@ -40,7 +40,7 @@ func TestTakeOver(t *testing.T) {
 	l.AllKept(tasks)
 	ours := driverFacts(l)
 	for _, driver := range []string{"docker", "raw_exec"} {
-		for _, attr := range []string{"driver." + driver + ".secrets", "driver." + driver + ".secrets.wrapped_nomad"} {
+		for _, attr := range []string{"driver." + driver + ".secrets", "driver." + driver + ".secrets.nomad", "driver." + driver + ".secrets.wrapped_nomad"} {
 			require.NotEmpty(t, ours[attr])
 			delete(ours, attr)
 			require.NotEmpty(t, ours["info of "+driver+": "+attr])

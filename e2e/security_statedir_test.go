@@ -129,7 +129,7 @@ func onlyTheNewPlace(l *lab.Lab) {
 		}
 		for _, e := range entries {
 			switch e.Name() {
-			case ".lock", "journal", "shared":
+			case ".lock", "journal", "shared", "status":
 			default:
 				return fmt.Errorf("there is %s", filepath.Join(l.Agent.StateDir, e.Name()))
 			}

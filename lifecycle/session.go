@@ -276,6 +276,12 @@ func (h *secretState) journalled() journal.Secret {
 func (k *Keeper) resume(t Task, j *journal.Journal, h Host) (*Session, error) {
 	s := k.newSession(t, nil, h)
 	s.journal = j
+	e := j.Entry()
+	s.namespace = e.Namespace
+	s.task.AllocIndex, s.task.UID = e.Task.AllocIndex, e.Task.UID
+	if s.task.JobID == "" {
+		s.task.Namespace, s.task.JobID = e.Task.Namespace, e.Task.JobID
+	}
 	if err := s.restore(); err != nil {
 		s.cancel()
 		return nil, err
@@ -298,11 +304,6 @@ func (s *Session) restore() error {
 		return err
 	}
 	s.empty(spec)
-	s.namespace = e.Namespace
-	s.task.AllocIndex, s.task.UID = e.Task.AllocIndex, e.Task.UID
-	if s.task.JobID == "" {
-		s.task.Namespace, s.task.JobID = e.Task.Namespace, e.Task.JobID
-	}
 	if s.tokens.issuer, err = k.providers.issuerFor(spec, e.Config); err != nil {
 		return fmt.Errorf("%w: %w", ErrJournalUnreadable, err)
 	}

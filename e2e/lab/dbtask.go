@@ -38,7 +38,7 @@ func (d DBTask) Run(l *Lab) *harness.Alloc {
 	require.NoError(l.T, l.Vault.Policy(l.Ctx, d.Name, policy))
 	role := d.Token
 	role.Policies = []string{d.Name}
-	require.NoError(l.T, l.Vault.WorkloadRole(l.Ctx, "jwt-nomad", d.Name, role))
+	require.NoError(l.T, l.Vault.WorkloadRole(l.Ctx, l.Agent.AuthPath, d.Name, role))
 
 	token, ourRole := IdentityBlock, fmt.Sprintf("role = %q", d.Name)
 	if d.Vault != "" {
