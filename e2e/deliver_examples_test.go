@@ -26,7 +26,7 @@ func TestExampleJobs(t *testing.T) {
 	ctx := t.Context()
 	vault, err := shared.NewVault(ctx, "vault-jobs")
 	require.NoError(t, err)
-	l := newOwnLab(t, harness.AgentOptions{Name: "jobs", Placement: harness.InPlace, Vault: vault, AuthPath: "jwt-nomad"}, 5*time.Minute)
+	l := newOwnLab(t, harness.AgentOptions{Name: "jobs", Placement: harness.InPlace, Vault: vault, AuthPath: "jwt-nomad"}, 9*time.Minute)
 	require.NoError(t, vault.Client().Sys().DisableAuthWithContext(l.Ctx, l.Agent.AuthPath)) // the harness's: the README makes it
 	need, readme, run := l.SetUpExamples()
 

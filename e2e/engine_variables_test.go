@@ -128,7 +128,7 @@ func (l variablesLab) child(of string) *harness.Alloc {
 // Nomad Variables with Nomad's ACLs on: what a job may read, changes, and all that may come between.
 func TestNomadVariables(t *testing.T) {
 	t.Parallel()
-	l := variablesLab{newOwnLab(t, harness.AgentOptions{Name: "vars", Placement: harness.InPlace, ACL: true}, 6*time.Minute)}
+	l := variablesLab{newOwnLab(t, harness.AgentOptions{Name: "vars", Placement: harness.InPlace, ACL: true}, 10*time.Minute)}
 	_, err := l.Agent.Client().Namespaces().Register(&api.Namespace{Name: "team"}, nil)
 	require.NoError(t, err)
 	for path, value := range map[string]string{
