@@ -150,10 +150,10 @@ func TestNomadVariables(t *testing.T) {
 	_, err = l.Agent.Client().ACLPolicies().Delete("revoked", nil)
 	require.NoError(t, err)
 
-	ok := t.Run("rights", func(t *testing.T) { variablesLab{l.For(t)}.rights() }) &&
-		t.Run("identities", func(t *testing.T) { variablesLab{l.For(t)}.identities() }) &&
-		t.Run("changes", func(t *testing.T) { variablesLab{l.For(t)}.changes() }) &&
-		t.Run("outages", func(t *testing.T) { variablesLab{l.For(t)}.outages() })
+	ok := t.Run("rights", func(t *testing.T) { l.part(t, variablesLab.rights) }) &&
+		t.Run("identities", func(t *testing.T) { l.part(t, variablesLab.identities) }) &&
+		t.Run("changes", func(t *testing.T) { l.part(t, variablesLab.changes) }) &&
+		t.Run("outages", func(t *testing.T) { l.part(t, variablesLab.outages) })
 	require.True(t, ok)
 
 	l.Event(revoked, `secret "app": read Nomad Variable apps/revoked of namespace "default" with the identity in private/nomad.jwt: permission denied`)
@@ -161,6 +161,13 @@ func TestNomadVariables(t *testing.T) {
 	l.NotRestarted(revoked, lab.App)
 	l.StopJobs()
 	l.JournalEmpty()
+}
+
+// part runs one part of the test, and ends its jobs.
+func (l variablesLab) part(t *testing.T, run func(variablesLab)) {
+	part := variablesLab{l.For(t)}
+	run(part)
+	part.StopJobs()
 }
 
 // rights is what a job may read by itself, by a policy, as a child, and in another namespace.
