@@ -64,6 +64,24 @@ func TestPullGivesItsLeaseBack(t *testing.T) {
 	})
 }
 
+// One that ends while the image is pulled is of no use to the program, and not made anew for it.
+func TestPullOutlivesItsLease(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Minute, max: time.Minute, fixed: true}
+		s := w.openPulling(pullOnly)
+		w.sleep(10 * time.Minute)
+		first := s.Set()
+		require.True(t, first == w.deliver(s))
+		s.ImagePulled()
+		s.Watch()
+		w.sleep(time.Hour)
+		require.Equal(t, 1, w.vault.called("read database"))
+		require.Empty(t, w.host.applied())
+		s.End()
+	})
+}
+
 // After a restart of the plugin the task is without it, whether the lease was given back before or not.
 func TestPullIsRecovered(t *testing.T) {
 	for name, before := range map[string]func(*world, *Session){
