@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -94,7 +95,9 @@ type returned struct {
 func (r *returned) add(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.names = append(r.names, name)
+	if !slices.Contains(r.names, name) { // a session that is over takes none
+		r.names = append(r.names, name)
+	}
 }
 
 func (r *returned) take() (names []string) {
