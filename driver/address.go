@@ -94,7 +94,7 @@ func (st *containerStart) tellAddress(ctx context.Context) error {
 	if !first || !restarts || !st.started.network.Advertise() || st.givesAddress(ctx) {
 		return nil
 	}
-	t.Event(fmt.Sprintf("Secrets: on Docker network %q a container cannot ask for its address: if that is another one after a restart for new secrets, the restart is left to Nomad and counts as a failure; make the network with a --subnet of its own",
+	t.Event(fmt.Sprintf("Secrets: on Docker network %q a container cannot ask for its address. If a restart for new secrets changes the address, Nomad restarts the task, and that counts as a failure; create the network with --subnet to avoid this",
 		st.network))
 	return nil
 }

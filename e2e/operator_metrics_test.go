@@ -73,7 +73,7 @@ func TestMetrics(t *testing.T) {
 
 	// What a start says.
 	l.Events(allocs[0], 1, "Secrets: app from metrics/app: COLOUR; db from database/creds/metrics (lease 36s): DB_PASSWORD, DB_USER")
-	l.Events(allocs[0], 1, `Secrets: in the place of variables that the task has anyway: COLOUR (secret "app")`)
+	l.Events(allocs[0], 1, `Secrets: these variables of the job are replaced by secrets: COLOUR (secret "app")`)
 
 	one := func(expr string) harness.Sample {
 		t.Helper()

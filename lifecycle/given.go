@@ -130,6 +130,6 @@ func (s *Session) eventReplaced(env map[string]string) string {
 	if more := len(replaced) - maxNamed; more > 0 {
 		replaced, tail = replaced[:maxNamed], fmt.Sprintf(" and %d more", more)
 	}
-	const head, foot = "Secrets: in the place of variables that the task has anyway: ", "; rename them in the job if that is not meant"
+	const head, foot = "Secrets: these variables of the job are replaced by secrets: ", "; rename them in the job if that is not intended"
 	return head + secrets.Cut(strings.Join(replaced, ", "), maxEvent-len(head)-len(tail)-len(foot)) + tail + foot
 }

@@ -34,7 +34,7 @@ func TestGiven(t *testing.T) {
 			many{"app": {Path: "secret/app-1", Env: []map[string]string{{"APP_PW": "password"}}}}, map[string]string{"APP_PW": "hunter2", "OTHER": "x"},
 			[]string{
 				"Secrets: app from secret/app-1: APP_PW",
-				`Secrets: in the place of variables that the task has anyway: APP_PW (secret "app"); rename them in the job if that is not meant`,
+				`Secrets: these variables of the job are replaced by secrets: APP_PW (secret "app"); rename them in the job if that is not intended`,
 			},
 		},
 	} {
