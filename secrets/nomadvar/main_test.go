@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strconv"
 	"syscall"
 	"testing"
@@ -16,6 +17,9 @@ import (
 const (
 	listenAt = "NOMADVAR_TEST_LISTEN"
 	listenAs = "NOMADVAR_TEST_UID"
+	// handOver has it give the socket to a child, and end.
+	handOver = "NOMADVAR_TEST_HAND_OVER"
+	handed   = "NOMADVAR_TEST_HANDED"
 )
 
 func TestMain(m *testing.M) {
@@ -25,6 +29,14 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	if os.Getenv(handed) != "" {
+		l, err := net.FileListener(os.NewFile(3, "listener"))
+		if err == nil {
+			err = answer(l)
+		}
+		fmt.Println(err)
+		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -40,7 +52,26 @@ func listen(path string) error {
 	if err != nil {
 		return err
 	}
+	if os.Getenv(handOver) != "" {
+		unix := l.(*net.UnixListener)
+		unix.SetUnlinkOnClose(false)
+		f, err := unix.File()
+		if err != nil {
+			return err
+		}
+		child := exec.Command(os.Args[0])
+		child.Env, child.ExtraFiles = []string{handed + "=1"}, []*os.File{f}
+		if err := child.Start(); err != nil {
+			return err
+		}
+		fmt.Println(child.Process.Pid)
+		return nil
+	}
 	fmt.Println("ready")
+	return answer(l)
+}
+
+func answer(l net.Listener) error {
 	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Println("asked with " + r.Header.Get("X-Nomad-Token"))
 		_, _ = w.Write([]byte(`{"Items":{"password":"of somebody else"}}`))

@@ -119,14 +119,20 @@ func checkPeer(conn *net.UnixConn) error {
 		return err
 	}
 	var peer *unix.Ucred
+	pidfd, noPidfd := -1, error(nil)
 	var failed error
 	if err := raw.Control(func(fd uintptr) {
-		peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); failed == nil {
+			pidfd, noPidfd = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+		}
 	}); err != nil {
 		return err
 	}
 	if failed != nil {
 		return fmt.Errorf("see whose socket it is: %w", failed)
+	}
+	if noPidfd == nil {
+		defer func() { _ = unix.Close(pidfd) }()
 	}
 	if int(peer.Uid) != os.Geteuid() {
 		return fmt.Errorf("the socket is not the agent's: user %d made it", peer.Uid)
@@ -141,6 +147,16 @@ func checkPeer(conn *net.UnixConn) error {
 	}
 	if !os.SameFile(own, its) {
 		return errors.New("the socket is not the agent's: a process in another mount namespace made it")
+	}
+	// A container's root may have made it in a process that has ended, whose number another has now. Kernels before 6.5 do not tell.
+	if errors.Is(noPidfd, unix.ENOPROTOOPT) {
+		return nil
+	}
+	if noPidfd == nil {
+		noPidfd = unix.PidfdSendSignal(pidfd, 0, nil, 0)
+	}
+	if noPidfd != nil {
+		return fmt.Errorf("the socket is not the agent's: the process that made it has ended (%w)", noPidfd)
 	}
 	return nil
 }

@@ -95,6 +95,48 @@ func TestOnlyTheAgentIsAsked(t *testing.T) {
 	}
 }
 
+// makerReplaced has a container's root make a socket, in a process that gives it to a child and ends, and gives that process's number to
+// another of the host's. It reports whether it could: somebody else may have the number first.
+func makerReplaced(t *testing.T, path string) bool {
+	t.Helper()
+	_ = os.Remove(path)
+	maker := exec.Command(os.Args[0])
+	maker.Env = append(os.Environ(), listenAt+"="+path, handOver+"=1")
+	maker.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	out, err := maker.Output()
+	must.NoError(t, err)
+	var child int
+	_, err = fmt.Sscan(string(out), &child)
+	must.NoError(t, err)
+	t.Cleanup(func() { must.NoError(t, syscall.Kill(child, syscall.SIGKILL)) })
+	for range 20 { // the kernel gives a new process the number after this one, unless another comes first
+		must.NoError(t, os.WriteFile("/proc/sys/kernel/ns_last_pid", fmt.Append(nil, maker.Process.Pid-1), 0o600))
+		other := exec.Command("sleep", "1h")
+		must.NoError(t, other.Start())
+		end := func() { _ = other.Process.Kill(); _ = other.Wait() }
+		if other.Process.Pid == maker.Process.Pid {
+			t.Cleanup(end)
+			return true
+		}
+		end()
+	}
+	return false
+}
+
+// A container's root makes a socket in a process that ends, and whose number a process of the host's gets: to the eye of /proc it
+// is the host's that has made it.
+func TestNumberOfAnotherProcess(t *testing.T) {
+	n, nomad := newNode(t), newFakeNomad()
+	nomad.put("nomad/jobs/web", map[string]string{"password": "x"})
+	task := n.task("alloc", "web")
+	for tries := 0; !makerReplaced(t, filepath.Join(task.Dir, socket)); tries++ {
+		must.Less(t, 100, tries)
+	}
+	_, err := n.client(Config{}).Read(t.Context(), secrets.Token{}, of(task, "nomad/jobs/web"))
+	must.EqOp(t, secrets.Outage, secrets.KindOf(err))
+	must.ErrorContains(t, err, "the socket is not the agent's: the process that made it has ended")
+}
+
 // Nomad makes no socket where the path is too long: the error says so. Another task's is asked, if there is one.
 func TestPathTooLong(t *testing.T) {
 	n, nomad := newNode(t), newFakeNomad()
