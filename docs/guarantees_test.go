@@ -38,6 +38,7 @@ func TestGuaranteesAreShown(t *testing.T) {
 		must.SliceNotContains(t, numbers, number)
 		numbers = append(numbers, number)
 		must.SliceNotEmpty(t, testName.FindAllString(body, -1), must.Sprintf("%s names no test", number))
+		must.EqOp(t, 1, strings.Count(body, "**Tests:**"), must.Sprintf("%s lists its tests twice, or not at all", number))
 		must.StrContains(t, body, "**Why:**", must.Sprintf("%s gives no reason", number))
 	}
 }

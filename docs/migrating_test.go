@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -14,6 +13,7 @@ import (
 	"github.com/hashicorp/nomad/jobspec2"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
+	"github.com/zclconf/go-cty/cty"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
@@ -75,7 +75,7 @@ func compileTask(ctx context.Context, config map[string]any) (*secrets.Spec, err
 	if diags.HasErrors() {
 		return nil, diags
 	}
-	value, _, errs := hclutils.ParseHclInterface(config, spec, nil)
+	value, _, errs := hclutils.ParseHclInterface(config, spec, map[string]cty.Value{"NOMAD_JOB_NAME": cty.StringVal("j")}) // as an agent has, among others
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
@@ -88,48 +88,4 @@ func compileTask(ctx context.Context, config map[string]any) (*secrets.Spec, err
 		return nil, err
 	}
 	return secrets.Compile(task)
-}
-
-var operatorLine = regexp.MustCompile(`(?m)^ *(nomad-driver-secrets .*)$`)
-
-// The operator's pages show only commands that tests run: those of e2e/operator_audit_test.go, and version.
-func TestOperatorsCommands(t *testing.T) {
-	run := []string{
-		"nomad-driver-secrets doctor", "nomad-driver-secrets doctor -config /etc/nomad.d", "nomad-driver-secrets audit", "nomad-driver-secrets version",
-	}
-	seen := 0
-	for _, page := range []string{"migrating.md", "rollout.md", "support.md", "troubleshooting.md", "security.md"} {
-		for _, m := range operatorLine.FindAllStringSubmatch(read(t, page), -1) {
-			must.SliceContains(t, run, strings.TrimSpace(m[1]), must.Sprint(page))
-			seen++
-		}
-	}
-	must.Positive(t, seen)
-}
-
-var pageLink = regexp.MustCompile(`\]\(([\w./-]*)(?:#([\w-]+))?\)`)
-
-// Links of the operator's pages lead to files and headings that are there.
-func TestOperatorsLinks(t *testing.T) {
-	for _, page := range []string{"migrating.md", "rollout.md", "support.md", "troubleshooting.md", "security.md"} {
-		for _, m := range pageLink.FindAllStringSubmatch(read(t, page), -1) {
-			path := m[1]
-			if path == "" {
-				path = page
-			}
-			text := read(t, path)
-			if m[2] != "" {
-				must.SliceContains(t, anchors(text), m[2], must.Sprint(page, " links to ", m[0]))
-			}
-		}
-	}
-}
-
-// anchors are the headings of a page, as GitHub names them.
-func anchors(page string) (all []string) {
-	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
-		name := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(m[1]), "")
-		all = append(all, strings.ReplaceAll(name, " ", "-"))
-	}
-	return all
 }

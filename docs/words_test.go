@@ -15,6 +15,7 @@ import (
 // name, in code, comments, events and documents.
 var words = []struct{ not, but string }{
 	{`debts?|owe[sd]?|owing|doubtful`, "revocation, pending"},
+	{`(?-i:\w*[a-z](Debt|Owed?|Owes)([A-Z]\w*)?)`, "revocation, pending"}, // also within a name
 	{`untold`, "undelivered"},
 	{`mint(s|ed|ing)?`, "fetch, or make"},
 	{`acted`, "applied"},
@@ -22,6 +23,8 @@ var words = []struct{ not, but string }{
 	{`put off|puts off`, "reschedule"},
 	{`tak(e|es|en|ing) back`, "roll back, revoke, cancel"},
 	{`sayOnce|say once`, "emit once"},
+	{`(job|task)'s (own )?words|words of (a|the) job`, "configuration"},
+	{`former`, "old"},
 	{`errands?`, "request"},
 	{`mends?|mended|mending`, "fix, repair; in an error: hint, remedy"},
 	{`sight|unseen|takeUp|lockInSight`, "reattach, detached"},
@@ -31,8 +34,8 @@ var words = []struct{ not, but string }{
 	{`leftOut\w*|LeftOut\w*`, "skipped"},
 }
 
-// keptNames are older than the words, and are on disks, or are of somebody else's.
-var keptNames = regexp.MustCompile("\\.owed\\b|%2Eowed|`?json:\"Untold|\"Untold\"|cmd/acme|(github|golang)\\.\\w+/")
+// keptNames are older than the words, and are on disks, or are of somebody else's; or they are named beside those that are there now.
+var keptNames = regexp.MustCompile("\\.owed\\b|%2Eowed|`?json:\"Untold|\"Untold\"|cmd/acme|\\(now \\w+\\)|(github|golang)\\.\\w+/")
 
 func TestWords(t *testing.T) {
 	var all []string

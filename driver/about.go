@@ -3,8 +3,9 @@ package driver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -36,13 +37,17 @@ type wrapped struct {
 	serve func(*Driver) Plugin
 	// inContainer: its tasks have a file system of their own.
 	inContainer bool
+	// ofEngine: they are containers of a Docker engine, which the operator's commands ask, too.
+	ofEngine bool
+	// optIn: no job can use the driver unless its config has enabled = true.
+	optIn bool
 	// runner starts the tasks that have secrets. A token is exposed where the job asks for that.
 	runner func(d *Driver, exposeToken bool) runner
 
 	// options are the plugin options of newer versions of the inner driver that are enforced here.
 	options map[string]*hclspec.Spec
-	// besideConfig is the inner driver's config where it stands beside the built-in; nil: as it is.
-	besideConfig func(raw []byte) ([]byte, error)
+	// config is the inner driver's config, in the built-in's place or beside it; nil: as it is.
+	config func(raw []byte, beside bool) ([]byte, error)
 	// besideWarning is what the operator has to see to then; "": nothing.
 	besideWarning string
 
@@ -73,14 +78,7 @@ var served = map[string]*wrapped{
 func beside(name string) bool { return served[name].name != name }
 
 // Names are the file names this binary can be installed under.
-func Names() []string {
-	names := make([]string, 0, len(served))
-	for name := range served {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
-}
+func Names() []string { return slices.Sorted(maps.Keys(served)) }
 
 // Plugin is a driver to be served, and closed when Nomad has ended it.
 type Plugin interface {

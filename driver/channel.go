@@ -32,26 +32,26 @@ func (d *Driver) state() (*statedir.Dir, error) {
 	return statedir.Open(path)
 }
 
-// removeChannel takes a task's channel away, if it has one.
+// removeChannel takes a task's channel away, if it has one, and the files that its container had bound with it.
 func (d *Driver) removeChannel(cfg *drivers.TaskConfig) {
 	channel, err := d.channelOf(cfg)
 	if err == nil {
-		err = channel.Remove()
+		err = errors.Join(channel.Remove(), launcherFile.RemoveFiles(channel))
 	}
 	if err != nil {
 		d.log.Warn("a task's channel could not be removed", "task_id", cfg.ID, "error", err)
 	}
 }
 
-// sweepChannels removes the channels of tasks that no driver's journal names: a plugin was killed at their end.
+// sweepChannels removes the channels of tasks that no driver's journal names, and the files that their containers had
+// bound: a plugin was killed at their end.
 // A task's journal is there before its channel is made.
 func (d *Driver) sweepChannels() {
 	state, err := d.state()
 	if err == nil {
 		journals := filepath.Dir(state.Journal(d.name))
-		err = launcher.SweepChannels(state.Channel(), func(allocID, task string) bool {
-			return hasJournal(journals, allocID, task)
-		})
+		there := func(allocID, task string) bool { return hasJournal(journals, allocID, task) }
+		err = errors.Join(launcher.SweepChannels(state.Channel(), there), launcherFile.SweepFiles(state.Channel(), there))
 	}
 	if err != nil {
 		d.log.Warn("channels of tasks that have ended could not be removed", "error", err)

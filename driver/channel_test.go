@@ -28,30 +28,42 @@ func testStateDir(t *testing.T) string {
 	return filepath.Join(dir, "state")
 }
 
-// A channel that a crash left goes at the next start of any task; that of a task with a journal, of whichever
-// driver, stays.
+// A channel that a crash left goes at the next start of any task, with what its container had bound; that of a task with
+// a journal, of whichever driver, stays.
 func TestChannelsThatWereLeft(t *testing.T) {
 	d := &Driver{name: "docker", wrapped: &wrappedDocker, inner: newFakeInner(), ctx: t.Context(), log: testLog(t)}
 	d.opts.stateDir = testStateDir(t)
 	state, err := d.state()
 	must.NoError(t, err)
 	const alloc = "f0a1b2c3-0000-1111-2222-333344445555"
-	channel := func(task string) launcher.Channel {
+	launcherFile.Dirs = []string{t.TempDir()}
+	t.Cleanup(func() { launcherFile.Dirs = nil })
+	channel := func(task string) (launcher.Channel, launcher.Files) {
 		c, err := d.channelOf(&drivers.TaskConfig{AllocID: alloc, Name: task})
 		must.NoError(t, err)
 		must.NoError(t, c.Make())
-		return c
+		files, err := d.newContainers(false).files(c)
+		must.NoError(t, err)
+		return c, files
 	}
-	there, left := channel("there"), channel("left")
+	there, bound := channel("there")
+	left, boundLeft := channel("left")
 
 	journal := filepath.Join(state.Journal("raw_exec"), alloc, "there")
 	must.NoError(t, os.MkdirAll(journal, 0o700))
 	d.sweepChannels()
 	must.DirExists(t, there.Path())
+	must.FileExists(t, bound.Launcher)
 	must.DirNotExists(t, left.Path())
+	must.DirNotExists(t, filepath.Dir(boundLeft.Launcher))
 	must.NoError(t, os.RemoveAll(journal))
 	d.sweepChannels()
 	must.DirNotExists(t, there.Path())
+	must.DirNotExists(t, filepath.Dir(bound.Launcher))
+
+	_, bound = channel("ends")
+	d.removeChannel(&drivers.TaskConfig{AllocID: alloc, Name: "ends"})
+	must.DirNotExists(t, filepath.Dir(bound.Launcher))
 }
 
 // A task's commands wait for their turn at the launcher, so that one task does not fill what all share.

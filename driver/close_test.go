@@ -34,7 +34,7 @@ func TestCloseDoesNotWaitForLong(t *testing.T) {
 		must.False(t, told)
 		must.Nil(t, tk.state.exitResult())
 		must.EqOp(t, 0, session.ended())
-		must.False(t, session.isOwed())
+		must.False(t, session.isPending())
 		note, _, _, err := decodeRecord(session.Driver())
 		must.NoError(t, err)
 		must.True(t, note.Replacing)

@@ -3,11 +3,7 @@ package driver
 import (
 	"cmp"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sort"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
@@ -72,23 +68,4 @@ func (t *task) environ(set *secrets.Set) []string {
 	}
 	sort.Strings(list)
 	return list
-}
-
-// coverFile is an empty file, for what a container must not read. dir is where the launcher is, which is root's
-// alone; all the same it is looked at, for containers get it.
-func coverFile(dir string) (string, error) {
-	path := filepath.Join(dir, "empty")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o444)
-	if err != nil {
-		return "", fmt.Errorf("make an empty file to cover the task's token with: %w", err)
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return "", fmt.Errorf("look at %s: %w", path, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != os.Geteuid() || st.Size != 0 {
-		return "", fmt.Errorf("%s, to cover the task's token with, is not an empty file of root's: remove it", path)
-	}
-	return path, f.Chmod(0o444)
 }

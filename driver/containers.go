@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -21,8 +20,9 @@ import (
 // container with secrets starts as a launcher, which takes the command and the environment from a
 // FIFO in the task's channel and becomes the task's program (L1).
 type containers struct {
-	docker      func() (*client.Client, error)
-	launcher    func() (string, error) // its path on the host
+	endpoint    dockerEndpoint
+	engine      *startClient                                   // of all starts
+	files       func(launcher.Channel) (launcher.Files, error) // makes those of a new container
 	exposeToken bool
 	pidsLimit   int64 // the operator's, for all containers; 0: none
 }
@@ -32,40 +32,35 @@ func (d *Driver) newContainers(exposeToken bool) *containers {
 	endpoint, pidsLimit := d.opts.docker, d.opts.pidsLimit
 	d.mu.Unlock()
 	return &containers{
-		docker:      func() (*client.Client, error) { return endpoint.client() },
-		launcher:    launcherFile.Install,
+		endpoint:    endpoint,
+		engine:      &d.engine,
+		files:       launcherFile.FilesFor,
 		exposeToken: exposeToken,
 		pidsLimit:   pidsLimit,
 	}
 }
 
-// launcherFile is the launcher on the host's disk, one for all drivers of the process.
+// launcherFile puts the launcher on the host's disk, for all drivers of the process.
 var launcherFile launcher.Installer
 
-// client is a Docker client like the inner driver's.
-func (e dockerEndpoint) client() (*client.Client, error) {
-	opts := []client.Opt{client.WithAPIVersionNegotiation()}
-	switch {
-	case e.host == "":
-		opts = append(opts, client.FromEnv)
-	case e.cert+e.key+e.ca != "":
-		opts = append(opts, client.WithHost(e.host), client.WithTLSClientConfig(e.ca, e.cert, e.key))
-	default:
-		opts = append(opts, client.WithHost(e.host))
-	}
-	return client.NewClientWithOpts(opts...)
+// containerName is the inner driver's (createContainerConfig).
+func containerName(cfg *drivers.TaskConfig) string {
+	return fmt.Sprintf("%s-%s", strings.ReplaceAll(cfg.Name, "/", "_"), cfg.AllocID)
 }
 
 // removeLeftovers removes the container of an earlier start: the inner driver would adopt it, old environment
 // and all (docs/nomad.md).
-func (c *containers) removeLeftovers(ctx context.Context, cfg *drivers.TaskConfig, found func()) error {
-	docker, err := c.docker()
+func (c *containers) removeLeftovers(ctx context.Context, cfg *drivers.TaskConfig, found func()) (err error) {
+	docker, err := c.engine.get(ctx, c.endpoint)
 	if err != nil {
 		return err
 	}
-	defer docker.Close()
-	// The name is the inner driver's (createContainerConfig).
-	name := fmt.Sprintf("%s-%s", strings.ReplaceAll(cfg.Name, "/", "_"), cfg.AllocID)
+	defer func() {
+		if err != nil {
+			c.engine.failed(docker)
+		}
+	}()
+	name := containerName(cfg)
 	left, err := docker.ContainerInspect(ctx, name)
 	switch {
 	case errdefs.IsNotFound(err):
@@ -92,13 +87,13 @@ func (c *containers) waitingConfig(ctx context.Context, t *task, channel launche
 	if err != nil {
 		return nil, command, err
 	}
-	hostPath, err := c.launcher()
+	files, err := c.files(channel)
 	if err != nil {
 		return nil, command, err
 	}
 	// The wrapped driver's selinuxlabel is only for what it binds itself, and may not be set: a container
 	// without secrets needs none.
-	use := []string{hostPath, channel.Path(), t.cfg.TaskDir().SecretsDir}
+	use := []string{files.Launcher, channel.Path(), t.cfg.TaskDir().SecretsDir}
 	inside := secretsDirInside(t.cfg)
 	options := processLimitsOf(t.options).forLauncher(t.options, c.pidsLimit)
 	shown := append(append([]string{}, command.Entrypoint...), command.Command)
@@ -118,9 +113,9 @@ func (c *containers) waitingConfig(ctx context.Context, t *task, channel launche
 		delete(cfg.Env, name) // an exposed token takes the secrets' way, too
 	}
 	cfg.Mounts = append(cfg.Mounts,
-		&drivers.MountConfig{HostPath: hostPath, TaskPath: launcher.ContainerPath, Readonly: true},
+		&drivers.MountConfig{HostPath: files.Launcher, TaskPath: launcher.ContainerPath, Readonly: true},
 		&drivers.MountConfig{HostPath: channel.Path(), TaskPath: launcher.ContainerChannel, Readonly: true})
-	covers, err := c.coverTokens(t, inside, filepath.Dir(hostPath))
+	covers, err := c.coverTokens(t, inside, files.Empty)
 	if err != nil {
 		return nil, command, err
 	}
@@ -142,7 +137,8 @@ func (c *containers) waitingConfig(ctx context.Context, t *task, channel launche
 }
 
 // coverTokens covers the files of Nomad's tokens in the container's secrets directory that the task did not ask for.
-func (c *containers) coverTokens(t *task, inside, launcherDir string) (mounts []*drivers.MountConfig, err error) {
+// empty is the container's own empty file.
+func (c *containers) coverTokens(t *task, inside, empty string) (mounts []*drivers.MountConfig, err error) {
 	if c.exposeToken {
 		return nil, nil
 	}
@@ -157,11 +153,7 @@ func (c *containers) coverTokens(t *task, inside, launcherDir string) (mounts []
 		} else if !there {
 			continue
 		}
-		cover, err := coverFile(launcherDir)
-		if err != nil {
-			return nil, err
-		}
-		mounts = append(mounts, &drivers.MountConfig{HostPath: cover, TaskPath: path.Join(inside, name), Readonly: true})
+		mounts = append(mounts, &drivers.MountConfig{HostPath: empty, TaskPath: path.Join(inside, name), Readonly: true})
 	}
 	return mounts, nil
 }
@@ -169,13 +161,9 @@ func (c *containers) coverTokens(t *task, inside, launcherDir string) (mounts []
 // argv is what Docker would have run: the image's word comes from the image that the container was
 // made of, whatever its name means by now.
 func (c *containers) argv(ctx context.Context, docker *client.Client, image string, command launcher.TaskCommand) ([]string, error) {
-	inspected, err := docker.ImageInspect(ctx, image)
+	of, err := c.engine.image(ctx, docker, image)
 	if err != nil {
-		return nil, fmt.Errorf("inspect the task's image: %w", err)
-	}
-	var of launcher.ImageConfig
-	if inspected.Config != nil {
-		of = launcher.ImageConfig{Entrypoint: inspected.Config.Entrypoint, Cmd: inspected.Config.Cmd}
+		return nil, err
 	}
 	return launcher.Command(of, command)
 }

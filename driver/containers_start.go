@@ -45,11 +45,10 @@ func (c *containers) start(ctx context.Context, t *task, what delivery) (process
 }
 
 func (c *containers) startOne(ctx context.Context, t *task, what delivery) (process, error) {
-	docker, err := c.docker()
+	docker, err := c.engine.get(ctx, c.endpoint)
 	if err != nil {
 		return process{}, err
 	}
-	defer docker.Close()
 	st := &containerStart{containers: c, t: t, what: what, docker: docker}
 	defer func() {
 		if st.hold != nil {
@@ -67,6 +66,7 @@ func (c *containers) startOne(ctx context.Context, t *task, what delivery) (proc
 		steps.Step{Do: st.tellAddress},
 	)
 	if err != nil {
+		c.engine.failed(docker)
 		return process{}, err
 	}
 	crashpoint.Reached(crashpoint.Released, t.cfg.Name)
@@ -109,9 +109,7 @@ func (st *containerStart) startHeld(ctx context.Context) error {
 // for from now on: it may have been released.
 func (st *containerStart) discard() error {
 	if !st.t.discardProcess() {
-		p := st.t.currentProcess()
-		p.handle = st.handle
-		st.t.setProcess(p)
+		st.t.state.updateProcess(func(p *process) { p.handle = st.handle })
 	}
 	return nil
 }

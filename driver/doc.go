@@ -10,7 +10,7 @@
 //
 // # One task's way
 //
-// StartTask checks the job's words (secrets.Compile), removes what an earlier start left, makes
+// StartTask checks the job's configuration (secrets.Compile), removes what an earlier start left, makes
 // private/ root's own and the secrets directory a tmpfs (L3), opens a lifecycle.Session, which
 // fetches and renders (S1), and has a runner start the process:
 //
@@ -28,7 +28,8 @@
 // The task's are declared to the file server (package live) when its user is known, given what the session has, and placed below
 // state_dir: there the container has a bind mount of them, and raw_exec's secrets directory a link to them. Later the session tells what
 // it finds, and liveDirs delivers it; the file server tells who reads, which has the session look. At recovery they are declared again,
-// and when the file server was replaced, placed again.
+// and when the file server was replaced, placed again. What fails of that is tried again until the task ends; what the file server
+// refuses, with the next look.
 //
 // # Restarts in place (C8)
 //
@@ -44,8 +45,8 @@
 // wrapped driver's config (record). RecoverTask goes by the journal (C4); without one, the task is
 // the inner driver's.
 //
-// A crash in the midst of a restart in place leaves the session with a change that the task was not
-// told of, so it restarts it again: the task is recovered as one in a restart. Only where there was no
+// A crash in the midst of a restart in place leaves the session with a change that was not
+// applied, so it restarts it again: the task is recovered as one in a restart. Only where there was no
 // process at all, and so nobody who kept the log FIFOs, does Nomad restart it.
 //
 // # Limits of the plugin boundary

@@ -35,6 +35,7 @@ type Driver struct {
 	live    *liveDirs
 	metrics *metrics.Metrics
 	pulls   pull.Turns // of tasks without secrets, too
+	engine  startClient
 
 	unwatched unwatched
 
@@ -76,8 +77,8 @@ func (d *Driver) SetConfig(c *base.Config) error {
 		return err
 	}
 	inner := *c
-	if d.wrapped.besideConfig != nil && beside(d.name) {
-		if inner.PluginConfig, err = d.wrapped.besideConfig(c.PluginConfig); err != nil {
+	if d.wrapped.config != nil {
+		if inner.PluginConfig, err = d.wrapped.config(c.PluginConfig, beside(d.name)); err != nil {
 			return fmt.Errorf("plugin %q: %w", d.name, err)
 		}
 	}
@@ -157,6 +158,7 @@ func (d *Driver) Close() {
 	d.cancel()
 	d.background.Wait()
 	d.live.close()
+	d.engine.close()
 	d.events.join()
 }
 

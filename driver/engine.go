@@ -160,7 +160,7 @@ func (c *containers) away(ctx context.Context, err error) bool {
 }
 
 func (c *containers) ask(question func(*client.Client) error) error {
-	docker, err := c.docker()
+	docker, err := c.endpoint.client() // not the starts': the engine may be another since
 	if err != nil {
 		return err
 	}

@@ -121,12 +121,12 @@ func TestEngineAwayInARestart(t *testing.T) {
 			exits := tk.wait(t.Context())
 			done := restart(tk)
 			await(t, r.engine.wentOff)
-			must.False(t, tk.session.(*fakeSession).isOwed())
+			must.False(t, tk.session.(*fakeSession).isPending())
 			r.engine.comesBack()
 			must.NoError(t, await(t, done))
 			notYet(t, exits)
 			awaitPhase(t, tk, phaseRunning)
-			must.False(t, tk.session.(*fakeSession).isOwed())
+			must.False(t, tk.session.(*fakeSession).isPending())
 			must.EqOp(t, 0, tk.session.(*fakeSession).ended())
 			must.EqOp(t, tk.cfg.ID, tk.innerID())
 			must.EqOp(t, map[bool]int{false: 1, true: 2}[question == "start"], r.starts)
@@ -156,7 +156,7 @@ func TestStopWhileTheEngineIsAway(t *testing.T) {
 			must.ErrorIs(t, await(t, done), lifecycle.ErrEnded)
 			await(t, tk.wait(t.Context()))
 			must.Error(t, tk.destroy(true), must.Sprint("waits for nobody"))
-			must.False(t, session.isOwed(), must.Sprint("revoked while the container may run"))
+			must.False(t, session.isPending(), must.Sprint("revoked while the container may run"))
 			must.EqOp(t, 0, session.ended())
 			must.EqOp(t, tk, tk.d.tasks.get(tk.cfg.ID))
 
@@ -183,15 +183,14 @@ func TestPluginEndsWhileTheEngineIsAway(t *testing.T) {
 			must.ErrorIs(t, await(t, done), lifecycle.ErrEnded)
 			must.Nil(t, tk.state.exitResult())
 			must.EqOp(t, 0, session.ended())
-			must.False(t, session.isOwed())
+			must.False(t, session.isPending())
 			note, _, _, err := decodeRecord(session.Driver())
 			must.NoError(t, err)
 			must.True(t, note.Replacing)
 
 			next := &fakeRunner{inner: newFakeInner(), engine: r.engine}
 			next.inner.engine = r.engine
-			again := fakeTask(t, next)
-			must.NoError(t, next.inner.forget(again.cfg.ID)) // a new process knows no task
+			again := unknownTask(t, next) // a new process knows no task
 			handle := drivers.NewTaskHandle(1)
 			handle.Config = again.cfg
 			must.NoError(t, again.resumeRestart(handle))
@@ -228,7 +227,7 @@ func TestEngineStaysAway(t *testing.T) {
 			session := tk.session.(*fakeSession)
 			ends(r, tk)
 			must.NotNil(t, await(t, tk.wait(t.Context())).Err)
-			must.False(t, session.isOwed())
+			must.False(t, session.isPending())
 			must.EqOp(t, 0, session.ended())
 			r.engine.comesBack()
 			awaitPhase(t, tk, phaseReleased)
@@ -247,7 +246,7 @@ func TestPluginEndsBeforeItIsFoundGone(t *testing.T) {
 	tk.d.cancel()
 	tk.d.background.Wait()
 	must.EqOp(t, 0, tk.session.(*fakeSession).ended())
-	must.False(t, tk.session.(*fakeSession).isOwed())
+	must.False(t, tk.session.(*fakeSession).isPending())
 }
 
 // What the next start of a task finds of one that ended unconfirmed goes first, files and all, so that it takes nothing away

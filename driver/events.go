@@ -124,9 +124,9 @@ func newest(all []*drivers.TaskEvent) []*drivers.TaskEvent {
 	return all[max(0, len(all)-queuedEvents):]
 }
 
-// say tells the operator something about a task. It is kept short here, whoever says it: Nomad keeps events
+// emit tells the operator something about a task. It is kept short here, whoever says it: Nomad keeps events
 // in its Raft log (S8).
-func (e *events) say(cfg *drivers.TaskConfig, msg string) {
+func (e *events) emit(cfg *drivers.TaskConfig, msg string) {
 	e.send(&drivers.TaskEvent{
 		TaskID: cfg.ID, TaskName: cfg.Name, AllocID: cfg.AllocID, Timestamp: time.Now(), Message: secrets.Shorten(msg),
 	})

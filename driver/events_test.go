@@ -48,7 +48,7 @@ func recovering(t *testing.T, env map[string]string) (*Driver, *fakeInner, *driv
 // heardNext is the next thing that is said: of the task, or what is said after it.
 func heardNext(t *testing.T, d *Driver, heard <-chan *drivers.TaskEvent) string {
 	t.Helper()
-	d.events.say(&drivers.TaskConfig{ID: "alloc/other/2"}, "nothing")
+	d.events.emit(&drivers.TaskConfig{ID: "alloc/other/2"}, "nothing")
 	return await(t, heard).Message
 }
 
@@ -77,7 +77,7 @@ func TestEventsNobodyReads(t *testing.T) {
 	must.NoError(t, err)
 	began := time.Now()
 	for i := range 10 * queuedEvents {
-		e.say(&drivers.TaskConfig{ID: "alloc/web/1"}, fmt.Sprint(i))
+		e.emit(&drivers.TaskConfig{ID: "alloc/web/1"}, fmt.Sprint(i))
 	}
 	must.Less(t, time.Second, time.Since(began), must.Sprint("a sender waited"))
 	var last string

@@ -31,6 +31,7 @@ type fakeInner struct {
 	hold    chan struct{} // StopTask waits for it, if not nil
 	late    chan struct{} // an exit is reported only then, if not nil
 	signals chan string   // each signal that was sent; full: no more
+	recover func()        // called by RecoverTask, if not nil
 }
 
 type fakeProcess struct {
@@ -144,18 +145,10 @@ func (f *fakeInner) DestroyTask(id string, force bool) error {
 	return nil
 }
 
-// forget is a new process of the plugin, which knows no task.
-func (f *fakeInner) forget(id string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.running[id] == nil {
-		return drivers.ErrTaskNotFound
-	}
-	delete(f.running, id)
-	return nil
-}
-
 func (f *fakeInner) RecoverTask(h *drivers.TaskHandle) error {
+	if f.recover != nil {
+		f.recover()
+	}
 	if f.engine != nil {
 		return f.engine.recovered(f, h.Config.ID)
 	}
@@ -305,7 +298,6 @@ type fakeSession struct {
 	pending bool
 	notes   json.RawMessage
 	full    error         // the journal cannot be written
-	lost    error         // what it has has ended, and cannot be replaced
 	spec    *secrets.Spec // nil: the usual one
 	login   *secrets.RegistryLogin
 }
@@ -319,7 +311,7 @@ func (s *fakeSession) ImagePulled()                     {}
 func (s *fakeSession) RegistryLogin() *secrets.RegistryLogin { return s.login }
 
 func (s *fakeSession) Deliver(context.Context) (*secrets.Set, error) {
-	return s.Set(), s.lost
+	return s.Set(), nil
 }
 
 func (s *fakeSession) Live(string) (secrets.Fields, time.Time) {
@@ -354,7 +346,7 @@ func (s *fakeSession) EnqueueRevocations() {
 	s.pending = true
 }
 
-func (s *fakeSession) isOwed() bool {
+func (s *fakeSession) isPending() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pending
@@ -384,6 +376,14 @@ const fakeTaskID = "alloc/web/1"
 
 // fakeTask is a task under a fake driver, with its first process running.
 func fakeTask(t *testing.T, r *fakeRunner) *task {
+	tk := unknownTask(t, r)
+	r.inner.launch(tk.cfg.ID)
+	tk.watch()
+	return tk
+}
+
+// unknownTask is one that the fake driver does not know.
+func unknownTask(t *testing.T, r *fakeRunner) *task {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &Driver{name: "docker", wrapped: &wrappedDocker, inner: r.inner, ctx: ctx, cancel: cancel, log: testLog(t), tasks: newTasks()}
 	d.closing, d.close = context.WithCancel(ctx)
@@ -404,9 +404,7 @@ func fakeTask(t *testing.T, r *fakeRunner) *task {
 	}
 	tk.logs = newLogPipes(tk.cfg)
 	tk.setProcess(process{handle: fakeHandle(), network: r.network})
-	r.inner.launch(tk.cfg.ID)
 	d.tasks.add(tk)
-	tk.watch()
 	t.Cleanup(func() {
 		cancel()
 		d.background.Wait()

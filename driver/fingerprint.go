@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/structs"
@@ -59,8 +60,8 @@ func (d *Driver) beginInEarnest() {
 	if err := guard.Sweep(d.guardOptions().pins); err != nil {
 		d.log.Warn("bind mounts of an earlier plugin process could not be removed", "error", err)
 	}
-	d.background.Go(d.live.sweep)
-	d.sayWithoutAddress()
+	d.background.Go(func() { d.live.sweep(d.ctx, time.Tick(sweepEvery)) })
+	d.logWithoutAddress()
 	d.background.Go(d.serveOperator)
 	d.serveMetrics()
 	agent := os.Getppid() // later it may be another's
@@ -78,10 +79,10 @@ func (d *Driver) compareVersions(from string, agent int) {
 	}
 }
 
-// sayWithoutAddress says what to set where there is no address of a Vault server. That is no error: jobs without secrets
+// logWithoutAddress says what to set where there is no address of a Vault server. That is no error: jobs without secrets
 // run here all the same, and so do those that have Nomad Variables only.
-func (d *Driver) sayWithoutAddress() {
-	if addr, err := d.address(); err == nil && addr == "" { // of an address that is none, Fingerprint has told
+func (d *Driver) logWithoutAddress() {
+	if addr, err := d.address(); err == nil && addr == "" { // an address that is none is in Fingerprint's error
 		d.log.Info(fmt.Sprintf("no address of a Vault server: tasks with secrets of Vault's cannot start on this node, and its attribute driver.%[1]s.secrets is left out, "+
 			"while those with Nomad Variables can; for Vault set `address` in the agent's configuration, plugin %[1]q { config { secrets { address = \"https://…:8200\" } } }, or VAULT_ADDR in the agent's environment, and restart the agent", d.name))
 	}

@@ -52,7 +52,7 @@ func TestFingerprintWithoutAddress(t *testing.T) {
 				name: "docker", wrapped: &wrappedDocker, inner: fingerprinted{}, ctx: t.Context(),
 				log: hclog.New(&hclog.LoggerOptions{Output: &log}), opts: options{vault: vault.Config{Address: test.option}, stateDir: noDir},
 			}
-			d.begun.Do(d.sayWithoutAddress) // in the place of all else that is begun
+			d.begun.Do(d.logWithoutAddress) // in the place of all else that is begun
 			found, err := d.Fingerprint(t.Context())
 			must.NoError(t, err)
 			for range 2 {

@@ -94,8 +94,12 @@ func (d *Driver) startInner(cfg *drivers.TaskConfig, logs *logPipes) (*drivers.T
 	return handle, network, nil
 }
 
-// guardDirs makes safe what the wrapped driver opens as root in the allocation's directory.
+// guardDirs makes safe what the wrapped driver opens as root in the allocation's directory. Nomad gives each task one; without,
+// there is nothing of a task's, and what is wrong with that is the wrapped driver's to say.
 func (d *Driver) guardDirs(cfg *drivers.TaskConfig, logs *logPipes, o guardOptions) error {
+	if cfg.AllocDir == "" {
+		return nil
+	}
 	rootsFiles, err := d.wrapped.guardDirs(cfg)
 	if err != nil {
 		return err

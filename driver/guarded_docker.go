@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/nomad/drivers/docker"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/guard"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
@@ -51,10 +52,51 @@ func guardContainer(cfg *drivers.TaskConfig, o guardOptions, pins *guard.Pins, r
 	if err := logsReadOnly(cfg, &job, pins); err != nil {
 		return err
 	}
+	if err := pinSeccomp(cfg, &job, pins); err != nil {
+		return err
+	}
 	if o.volumes || job.VolumeDriver != "" { // a volume driver the wrapped driver refuses by itself
 		return nil
 	}
 	return pinBinds(cfg, &job, o.selinuxLabel, pins, root)
+}
+
+// pinSeccomp has the wrapped driver read seccomp profiles from what their files are now. It reads them once it has the image, and
+// would wait for ever at a FIFO, while other starts wait for the image.
+func pinSeccomp(cfg *drivers.TaskConfig, job *docker.TaskConfig, pins *guard.Pins) error {
+	pinned := slices.Clone(job.SecurityOpt)
+	for i, option := range job.SecurityOpt {
+		profile := seccompProfile(option)
+		if profile == "" {
+			continue
+		}
+		file, err := guard.OpenRegular(profile)
+		if err != nil {
+			return fmt.Errorf("security_opt %q: %w", option, err)
+		}
+		at, err := pins.Add(file)
+		_ = file.Close()
+		if err != nil {
+			return err
+		}
+		pinned[i] = "seccomp=" + at
+	}
+	if slices.Equal(pinned, job.SecurityOpt) {
+		return nil
+	}
+	return changeOptions(cfg, func(options map[string]any) { options["security_opt"] = pinned })
+}
+
+// seccompProfile is the path of a profile that a security option names, as the wrapped driver reads it (parseSecurityOpts).
+func seccompProfile(option string) string {
+	key, value, ok := strings.Cut(option, "=")
+	if !ok {
+		key, value, _ = strings.Cut(option, ":")
+	}
+	if key != "seccomp" || value == "unconfined" {
+		return ""
+	}
+	return value
 }
 
 // logsReadOnly binds alloc/logs over itself, read-only, unless the job binds something there itself.
@@ -128,7 +170,7 @@ func pinBinds(cfg *drivers.TaskConfig, job *docker.TaskConfig, label string, pin
 		if !b.Create {
 			maker = nil
 		}
-		mounts, err := pinBind(cfg.AllocDir, b, pins, maker)
+		mounts, err := pinBind(cfg, b, pins, maker)
 		if err != nil {
 			return err
 		}
@@ -137,9 +179,10 @@ func pinBinds(cfg *drivers.TaskConfig, job *docker.TaskConfig, label string, pin
 	return withoutBinds(cfg)
 }
 
-// pinBind is what a bind becomes: its source pinned, and the allocation's logs in it read-only.
-func pinBind(allocDir string, b guard.Bind, pins *guard.Pins, maker guard.Owner) ([]*drivers.MountConfig, error) {
-	source, err := guard.Resolve(allocDir, b.Source, maker)
+// pinBind is what a bind becomes: its source pinned, and the allocation's logs in it read-only. So is all of it where root
+// opens names.
+func pinBind(cfg *drivers.TaskConfig, b guard.Bind, pins *guard.Pins, maker guard.Owner) ([]*drivers.MountConfig, error) {
+	source, err := guard.Resolve(cfg.AllocDir, b.Source, maker)
 	if errors.Is(err, guard.ErrOutside) {
 		return nil, fmt.Errorf("volumes are not enabled; bind %s at %s: %w (the operator can allow it with volumes { enabled = true })", b.Source, b.Target, err)
 	}
@@ -156,12 +199,19 @@ func pinBind(allocDir string, b guard.Bind, pins *guard.Pins, maker guard.Owner)
 			return nil, err
 		}
 	}
-	all, below := guard.Logs(source.Rel)
+	if source.RootOpens(cfg.TaskDir().Dir) {
+		if err := guard.ReadOnly(pinned); err != nil && !(b.ReadOnly && errors.Is(err, unix.ENOSYS)) {
+			return nil, fmt.Errorf("bind %s at %s: %w", b.Source, b.Target, err)
+		}
+		// Without propagation: a mount that came later could be written to.
+		return []*drivers.MountConfig{{HostPath: pinned, TaskPath: b.Target, Readonly: true}}, nil
+	}
+	all, below := guard.Logs(cfg.AllocDir, source.Rel)
 	mounts := []*drivers.MountConfig{{HostPath: pinned, TaskPath: b.Target, Readonly: b.ReadOnly || all, PropagationMode: b.Propagation}}
 	if below == "" || b.ReadOnly {
 		return mounts, nil
 	}
-	dir, err := guard.LogDir(allocDir)
+	dir, err := guard.LogDir(cfg.AllocDir)
 	if err != nil {
 		return nil, err
 	}
@@ -203,18 +253,25 @@ func mappedRoot(securityOptions []string, rootDir string) (uid, gid int) {
 
 // withoutBinds takes out of a job's config what is pinned.
 func withoutBinds(cfg *drivers.TaskConfig) error {
+	return changeOptions(cfg, func(options map[string]any) {
+		delete(options, "volumes")
+		for _, key := range []string{"mount", "mounts"} {
+			list, _ := options[key].([]any)
+			options[key] = slices.DeleteFunc(list, func(m any) bool {
+				attrs, _ := m.(map[string]any)
+				return attrs["type"] == "bind"
+			})
+		}
+	})
+}
+
+// changeOptions changes a job's config for the wrapped driver.
+func changeOptions(cfg *drivers.TaskConfig, change func(options map[string]any)) error {
 	var options map[string]any
 	if err := cfg.DecodeDriverConfig(&options); err != nil {
 		return fmt.Errorf("read the task's config: %w", err)
 	}
-	delete(options, "volumes")
-	for _, key := range []string{"mount", "mounts"} {
-		list, _ := options[key].([]any)
-		options[key] = slices.DeleteFunc(list, func(m any) bool {
-			attrs, _ := m.(map[string]any)
-			return attrs["type"] == "bind"
-		})
-	}
+	change(options)
 	if err := cfg.EncodeConcreteDriverConfig(options); err != nil {
 		return fmt.Errorf("write the wrapped driver's config: %w", err)
 	}

@@ -3,6 +3,7 @@ package driver
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/nomad/drivers/docker"
@@ -64,7 +65,14 @@ func TestGuardContainer(t *testing.T) {
 		{name: "the logs' own directory", options: map[string]any{"volumes": []string{"../alloc/logs:/l"}},
 			want: []mount{logs, {"alloc/logs", "/l", true}}},
 		{name: "a directory with the logs in it", options: map[string]any{"volumes": []string{"../alloc:/x", "..:/y"}},
-			want: []mount{logs, {"alloc", "/x", false}, {"alloc/logs", "/x/logs", true}, {".", "/y", false}, {"alloc/logs", "/y/alloc/logs", true}}},
+			want: []mount{logs, {"alloc", "/x", false}, {"alloc/logs", "/x/logs", true}, {".", "/y", true}}},
+		{name: "directories in which root opens names", options: map[string]any{"volumes": []string{"..:/all", ".:/own", "../other:/other:rw", "../new:/new"}},
+			want: []mount{logs, {".", "/all", true}, {"web", "/own", false}, {"other", "/other", true}, {"new", "/new", true}}},
+		{name: "the same by mount and mounts", options: map[string]any{
+			"mount": []any{bindBlock("..", "/all", false)}, "mounts": []any{bindBlock("../other", "/other", false)}},
+			want: []mount{logs, {".", "/all", true}, {"other", "/other", true}}},
+		{name: "the same through a symlink", options: map[string]any{"volumes": []string{"local/up:/other"}}, want: []mount{logs, {"other", "/other", true}}},
+		{name: "a file beside them", options: map[string]any{"volumes": []string{"../hosts:/h"}}, want: []mount{logs, {"hosts", "/h", false}}},
 		{name: "the job's own at the logs' place", options: map[string]any{"mount": []any{map[string]any{"type": "tmpfs", "target": "/alloc/logs/"}}},
 			unharmed: true},
 		{name: "a symlink out", options: map[string]any{"volumes": []string{"local/out:/x"}}, refused: "leads out of the allocation's directory"},
@@ -91,6 +99,8 @@ func TestGuardContainer(t *testing.T) {
 			must.NoError(t, os.Symlink("/etc", filepath.Join(local, "out")))
 			must.NoError(t, os.Symlink("nowhere", filepath.Join(local, "dangling")))
 			must.NoError(t, os.Symlink("../../alloc/data", filepath.Join(local, "in")))
+			must.NoError(t, os.Symlink("../../other", filepath.Join(local, "up")))
+			must.NoError(t, os.WriteFile(filepath.Join(cfg.AllocDir, "hosts"), nil, 0o644))
 			var before, after docker.TaskConfig
 			must.NoError(t, cfg.DecodeDriverConfig(&before))
 
@@ -122,12 +132,53 @@ func TestGuardContainer(t *testing.T) {
 	}
 }
 
+// A seccomp profile is read from the file that was looked at, whatever is in its place by then, and never from what makes the reader wait.
+func TestSeccompProfilesArePinned(t *testing.T) {
+	dir := t.TempDir()
+	profile, fifo := filepath.Join(dir, "profile.json"), filepath.Join(dir, "fifo")
+	must.NoError(t, os.WriteFile(profile, []byte("{}"), 0o644))
+	must.NoError(t, unix.Mkfifo(fifo, 0o644))
+	guarded := func(opts ...string) ([]string, error) {
+		cfg, pins := guardedTask(t, map[string]any{"security_opt": opts})
+		if err := guardContainer(cfg, guardOptions{volumes: true}, pins, nil); err != nil {
+			return nil, err
+		}
+		var after docker.TaskConfig
+		must.NoError(t, cfg.DecodeDriverConfig(&after))
+		return after.SecurityOpt, nil
+	}
+	for _, sep := range []string{"=", ":"} {
+		opts, err := guarded("no-new-privileges", "seccomp"+sep+profile, "apparmor=unconfined", "seccomp"+sep+"unconfined")
+		must.NoError(t, err)
+		pinned, ok := strings.CutPrefix(opts[1], "seccomp=")
+		must.True(t, ok)
+		must.NotEq(t, profile, pinned)
+		sameFile(t, profile, pinned)
+		must.Eq(t, []string{"no-new-privileges", opts[1], "apparmor=unconfined", "seccomp" + sep + "unconfined"}, opts)
+	}
+	for _, waits := range []string{fifo, "/proc/kmsg", "/dev/zero", dir} {
+		_, err := guarded("seccomp=" + waits)
+		must.ErrorContains(t, err, waits+" is no regular file")
+	}
+	_, err := guarded("seccomp=" + filepath.Join(dir, "none"))
+	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
 func sameFile(t *testing.T, a, b string) {
 	t.Helper()
 	var sa, sb unix.Stat_t
 	must.NoError(t, unix.Stat(a, &sa))
 	must.NoError(t, unix.Stat(b, &sb))
 	must.True(t, sa.Ino == sb.Ino && sa.Dev == sb.Dev, must.Sprintf("%s is not %s", a, b))
+}
+
+// A task without a directory, which Nomad never makes, is the wrapped driver's to judge.
+func TestNoAllocDir(t *testing.T) {
+	d := fakeTask(t, &fakeRunner{inner: newFakeInner()}).d
+	cfg := &drivers.TaskConfig{ID: "t", Name: "web"}
+	must.NoError(t, d.guardDirs(cfg, newLogPipes(cfg), guardOptions{}))
+	cfg.AllocDir = t.TempDir()
+	must.ErrorContains(t, d.guardDirs(cfg, newLogPipes(cfg), guardOptions{}), "the task's directory")
 }
 
 // Nomad keeps a handle, and gives it to the built-in driver if we are removed: our own paths are not in it.

@@ -46,7 +46,7 @@ func (d JobDriver) Check(cfg *drivers.TaskConfig, ours secrets.TaskConfig) (spec
 	return spec, errors.Join(errs...)
 }
 
-// compile checks the job's words (S4, S5). Nothing has been asked of any server, and nothing touched.
+// compile checks the job's configuration (S4, S5). Nothing has been asked of any server, and nothing touched.
 func (w *wrapped) compile(cfg *drivers.TaskConfig, ours secrets.TaskConfig) (*secrets.Spec, error) {
 	if err := refuseSharedDir(cfg); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/nomad/drivers/shared/executor"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
 
@@ -24,6 +26,10 @@ const leftoverBound = 10 * time.Second
 // arguments, so it must be root's, on the host, and a program that runs executors.
 func (p *processes) removeLeftovers(ctx context.Context, cfg *drivers.TaskConfig, found func()) error {
 	logFile := filepath.Join(cfg.TaskDir().Dir, "executor.out")
+	commands, err := commandLooks.commands(readCommands)
+	if err != nil || !anyExecutor(commands, logFile) {
+		return err // as a rule there is none, and of no process more is read than its arguments
+	}
 	procs, err := readProcesses()
 	if err != nil {
 		return err
@@ -75,8 +81,8 @@ func (p seenProcess) kill() error {
 // namespace is not asked: an agent's service may get a new one at each start.
 func isHelper(pid int) bool {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	status, err := os.ReadFile(filepath.Join(dir, "status"))
-	if err != nil || !rootsInAll(string(status)) {
+	status, err := proc.ReadStatus(pid)
+	if err != nil || !status.Roots() {
 		return false
 	}
 	for _, ns := range []string{"pid", "user"} {
@@ -105,7 +111,20 @@ func isHelper(pid int) bool {
 // isExecutor reports whether a command line is that of Nomad's executor for one task: its second
 // argument is a JSON object that names the log file.
 func isExecutor(args []string, logFile string) bool {
-	return len(args) >= 3 && args[1] == "executor" && strings.Contains(args[2], strconv.Quote(logFile))
+	if len(args) < 3 || args[1] != "executor" {
+		return false
+	}
+	var config executor.ExecutorConfig
+	return json.Unmarshal([]byte(args[2]), &config) == nil && config.LogFile == logFile
+}
+
+func anyExecutor(commands map[int][]string, logFile string) bool {
+	for _, args := range commands {
+		if isExecutor(args, logFile) {
+			return true
+		}
+	}
+	return false
 }
 
 // seenProcess is a process at one moment. started is its own for as long as the machine runs, with its pid.
@@ -116,11 +135,28 @@ type seenProcess struct {
 }
 
 func readProcesses() ([]seenProcess, error) {
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	commands, err := readCommands()
 	if err != nil {
 		return nil, err
 	}
 	var procs []seenProcess
+	for pid, args := range commands {
+		stat, err := proc.Read(pid)
+		if err != nil {
+			continue // it has ended
+		}
+		procs = append(procs, seenProcess{pid: pid, parent: stat.Parent, started: stat.Started, args: args})
+	}
+	return procs, nil
+}
+
+// readCommands are the arguments of the machine's processes, by pid.
+func readCommands() (map[int][]string, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	commands := make(map[int][]string, len(dirs))
 	for _, dir := range dirs {
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil {
@@ -130,16 +166,9 @@ func readProcesses() ([]seenProcess, error) {
 		if err != nil {
 			continue // it has ended
 		}
-		stat, err := proc.Read(pid)
-		if err != nil {
-			continue
-		}
-		procs = append(procs, seenProcess{
-			pid: pid, parent: stat.Parent, started: stat.Started,
-			args: strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00"),
-		})
+		commands[pid] = strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
 	}
-	return procs, nil
+	return commands, nil
 }
 
 func descendants(procs []seenProcess, of int) []seenProcess {

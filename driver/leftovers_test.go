@@ -1,13 +1,15 @@
 package driver
 
 import (
-	"fmt"
+	"cmp"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 
+	"github.com/hashicorp/nomad/drivers/shared/executor"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
@@ -21,7 +23,9 @@ func fakeExecutor(t *testing.T, dir, name, logFile string, attr *syscall.SysProc
 	program := filepath.Join(dir, name)
 	must.NoError(t, os.WriteFile(program, shell, 0o755))
 	must.NoError(t, os.WriteFile(filepath.Join(dir, "executor"), []byte("echo up; while read line; do :; done"), 0o644))
-	cmd := exec.Command(program, "executor", fmt.Sprintf(`{"LogFile":%q}`, logFile))
+	config, err := json.Marshal(executor.ExecutorConfig{LogFile: logFile, LogLevel: "trace"}) // as Nomad does
+	must.NoError(t, err)
+	cmd := exec.Command(program, "executor", string(config))
 	cmd.Dir, cmd.SysProcAttr = dir, attr
 	in, err := cmd.StdinPipe()
 	must.NoError(t, err)
@@ -35,9 +39,11 @@ func TestLeftoverExecutorIsKnown(t *testing.T) {
 	for name, c := range map[string]struct {
 		program string
 		attr    *syscall.SysProcAttr
+		task    string
 		dies    bool
 	}{
-		"ours":               {program: "raw_exec", dies: true},
+		"ours": {program: "raw_exec", dies: true},
+		"ours, of a task whose name JSON escapes": {program: "raw_exec", task: "<R&D>", dies: true},
 		"the built-in's":     {program: "nomad", dies: true},
 		"another user's":     {program: "raw_exec", attr: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4242, Gid: 4242}}},
 		"a container's root": {program: "raw_exec", attr: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}},
@@ -52,7 +58,7 @@ func TestLeftoverExecutorIsKnown(t *testing.T) {
 			must.NoError(t, err)
 			t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
 			must.NoError(t, os.Chmod(dir, 0o755))
-			cfg := &drivers.TaskConfig{ID: "alloc/web/1", Name: "web", AllocID: "alloc", AllocDir: dir}
+			cfg := &drivers.TaskConfig{ID: "alloc/web/1", Name: cmp.Or(c.task, "web"), AllocID: "alloc", AllocDir: dir}
 			cmd := fakeExecutor(t, dir, c.program, filepath.Join(cfg.TaskDir().Dir, "executor.out"), c.attr)
 			out, err := cmd.StdoutPipe()
 			must.NoError(t, err)
@@ -73,13 +79,6 @@ func TestLeftoverExecutorIsKnown(t *testing.T) {
 			await(t, ended)
 		})
 	}
-}
-
-// What a set-uid program runs as has another real id.
-func TestIsRoots(t *testing.T) {
-	must.True(t, rootsInAll("Name:\tUid:\nUid:\t0\t0\t0\t0\n"))
-	must.False(t, rootsInAll("Name:\tx\nUid:\t4242\t0\t0\t0\n"))
-	must.False(t, rootsInAll("Name:\tx\n"))
 }
 
 // A pid may be another process's by the time it is to be killed.

@@ -130,7 +130,7 @@ func (c *containers) recoverPids(ctx context.Context, p process, options map[str
 	if err != nil {
 		return err
 	}
-	docker, err := c.docker()
+	docker, err := c.endpoint.client()
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +19,7 @@ import (
 //
 // A directory is declared and set when its task's process is about to run, and placed at a directory of its own below
 // state_dir: that is bound into the container, or linked to from the secrets directory. What the sessions find out later
-// goes to the file server from one goroutine, so that nothing of a session waits for it.
+// goes to the file server from one goroutine, so that nothing of a session waits for it; what could not be served is tried again there.
 type liveDirs struct {
 	d    *Driver
 	wake chan struct{}
@@ -25,14 +27,15 @@ type liveDirs struct {
 	mu     sync.Mutex // guards what follows
 	feeder *live.Feeder
 	audit  *live.Audit
-	stop   context.CancelFunc // of the goroutine that delivers
-	ended  chan struct{}
+	ended  chan struct{} // of the goroutine that delivers; nil: no task had a live directory yet
 	byName map[string]*liveDir
 }
 
 const (
 	// liveTimeout bounds what a start waits for the file server.
 	liveTimeout = 20 * time.Second
+	// serveAgain is how often directories are tried to be served that could not be.
+	serveAgain = 2 * time.Second
 	// liveAudit is in the state directory, beside the file server's home.
 	liveHome, liveAudit = "live", "audit"
 )
@@ -66,35 +69,29 @@ func (l *liveDirs) open() (*live.Feeder, error) {
 		Feeder: l.d.name, Dir: filepath.Join(state, liveHome), Log: l.d.log.Named("live"),
 		Healed: l.healed, Want: l.want, Reads: l.reads,
 	})
-	var ctx context.Context
-	ctx, l.stop = context.WithCancel(context.Background())
-	l.ended = make(chan struct{})
-	go l.deliver(ctx, l.feeder)
 	return l.feeder, nil
 }
 
 // close ends the feeding, after the plugin's context has. The directories are served on.
 func (l *liveDirs) close() {
 	l.mu.Lock()
-	feeder, stop, ended, audit := l.feeder, l.stop, l.ended, l.audit
+	feeder, ended, audit := l.feeder, l.ended, l.audit
 	l.mu.Unlock() // which those who are joined take
-	if feeder == nil {
-		return
+	if feeder != nil {
+		feeder.Close()
 	}
-	stop()
-	feeder.Close()
-	<-ended
-	_ = audit.Close()
+	if ended != nil {
+		<-ended
+	}
+	if audit != nil {
+		_ = audit.Close()
+	}
 }
 
 func (l *liveDirs) all() []*liveDir {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := make([]*liveDir, 0, len(l.byName))
-	for _, dir := range l.byName {
-		list = append(list, dir)
-	}
-	return list
+	return slices.Collect(maps.Values(l.byName))
 }
 
 func (l *liveDirs) get(name string) *liveDir {
@@ -114,27 +111,37 @@ func short(text string) string {
 	return hex.EncodeToString(sum[:10])
 }
 
-// deliver gives the file server what the sessions have found out.
-func (l *liveDirs) deliver(ctx context.Context, feeder *live.Feeder) {
-	defer close(l.ended)
+// deliver gives the file server what the sessions have found out, and has served what could not be yet.
+func (l *liveDirs) deliver(ctx context.Context, ended chan<- struct{}) {
+	defer close(ended)
+	again := time.NewTicker(serveAgain)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.wake:
+			for _, dir := range l.all() {
+				dir.deliver(ctx)
+			}
+		case <-again.C:
+			l.serveAgain(ctx)
 		}
-		for _, dir := range l.all() {
-			dir.deliver(ctx, feeder)
-		}
+	}
+}
+
+func (l *liveDirs) serveAgain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, liveTimeout) // there may be news by then
+	defer cancel()
+	for _, dir := range l.all() {
+		dir.serveAgain(ctx)
 	}
 }
 
 // healed places all directories again, which another file server serves now.
 func (l *liveDirs) healed(ctx context.Context) {
 	for _, dir := range l.all() {
-		if err := dir.place(ctx); err != nil && ctx.Err() == nil {
-			l.d.log.Error("a live directory is not back", "alloc_id", dir.task.cfg.AllocID, "task", dir.task.cfg.Name, "secret", dir.secret, "error", err)
-		}
+		dir.heal(ctx)
 	}
 }
 

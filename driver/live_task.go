@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -63,12 +64,25 @@ func (t *task) prepareLive() error {
 	return nil
 }
 
-// serveLive has the live directories served for the user that the task's process runs as.
+// serveLive has the live directories of a task that is started served for the user that the task's process runs as.
 func (t *task) serveLive(ctx context.Context, o owner) error {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
 	for _, dir := range t.liveDirs() {
-		if err := dir.serve(ctx, o, false); err != nil {
+		if err := dir.start(ctx, o); err != nil {
+			return noFileServer(dir.secret, err)
+		}
+	}
+	return nil
+}
+
+// ensureLive makes sure that the live directories of a task are served that is restarted in place: its program must not run
+// without (S1).
+func (t *task) ensureLive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
+	defer cancel()
+	for _, dir := range t.liveDirs() {
+		if err := dir.ensure(ctx); err != nil {
 			return noFileServer(dir.secret, err)
 		}
 	}
@@ -77,19 +91,12 @@ func (t *task) serveLive(ctx context.Context, o owner) error {
 
 // recoverLive has the live directories served of a task that an earlier process of this plugin started. Those that cannot be
 // now are as soon as there is a file server.
-func (t *task) recoverLive(o owner) error {
-	if err := t.openLive(); err != nil {
-		return err
-	}
+func (t *task) recoverLive(o owner) {
 	ctx, cancel := context.WithTimeout(t.d.ctx, liveTimeout)
 	defer cancel()
-	var errs []error
 	for _, dir := range t.liveDirs() {
-		if err := dir.serve(ctx, o, true); err != nil {
-			errs = append(errs, noFileServer(dir.secret, err))
-		}
+		dir.resume(ctx, o)
 	}
-	return errors.Join(errs...)
 }
 
 // removeLive takes the live directories away.
@@ -108,7 +115,7 @@ func (t *task) removeLive() {
 }
 
 // liveMounts are the mounts of the live directories in the task's container. What is placed later, in a file server's
-// stead, reaches the container. Those that are served are made sure of: Docker refuses to bind what is dead.
+// stead, reaches the container. Those of a task that is restarted in place are made sure of: Docker refuses to bind what is dead.
 func (t *task) liveMounts(ctx context.Context) ([]*drivers.MountConfig, error) {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
@@ -141,7 +148,7 @@ func (t *task) withLinks(set *secrets.Set) *secrets.Set {
 func (t *task) Live(secret string, look lifecycle.Look) {
 	for _, dir := range t.liveDirs() {
 		if dir.secret == secret {
-			dir.tell(look)
+			dir.note(look)
 		}
 	}
 }
@@ -149,11 +156,21 @@ func (t *task) Live(secret string, look lifecycle.Look) {
 // liveNames are the names that a live directory has below the state directory.
 var liveNames = regexp.MustCompile(`^[0-9a-f-]{36}-[0-9a-f]{20}-[0-9a-f]{20}$`)
 
-// sweep removes the places of tasks that no driver's journal names: a plugin was killed at their end. A task's journal is
-// there before they are.
-func (l *liveDirs) sweep() {
-	if err := l.removeLeft(); err != nil {
-		l.d.log.Warn("live directories of tasks that have ended could not be removed", "error", err)
+// sweepEvery is how often it is looked for what tasks left that have ended. Journals of tasks that nobody ends go as often.
+const sweepEvery = 10 * time.Minute
+
+// sweep removes, now and then, the places of tasks that no driver's journal names: a plugin was killed at their end, or they ended
+// while it was away. A task's journal is there before they are.
+func (l *liveDirs) sweep(ctx context.Context, again <-chan time.Time) {
+	for {
+		if err := l.removeLeft(); err != nil && ctx.Err() == nil {
+			l.d.log.Warn("live directories of tasks that have ended could not be removed", "error", err)
+		}
+		select {
+		case <-again:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -172,48 +189,59 @@ func (l *liveDirs) removeLeft() error {
 			return err
 		}
 	}
+	known, err := journalledLive(journals)
+	if err != nil {
+		return err // better a place too many
+	}
 	var errs []error
 	for _, p := range places {
-		if !liveNames.MatchString(p.Name()) {
+		name := p.Name()
+		if !liveNames.MatchString(name) || known[taskOfLive(name)] || l.get(name) != nil {
 			continue
 		}
-		if known, err := journalledLive(journals, p.Name()); err != nil {
-			return err // better a place too many
-		} else if known {
+		// Since then it may have been started.
+		if now, err := journalledLive(journals); err != nil || now[taskOfLive(name)] {
+			errs = append(errs, err)
 			continue
 		}
-		left := &liveDir{all: l, name: p.Name(), target: filepath.Join(state.Live(), p.Name())}
+		left := &liveDir{all: l, name: name, target: filepath.Join(state.Live(), name)}
 		errs = append(errs, left.remove(l.d.ctx))
 	}
 	return errors.Join(errs...)
 }
 
-// journalledLive reports whether a driver has a journal of the task that a live directory is of.
-func journalledLive(journals, name string) (bool, error) {
+// journalledLive are the tasks of which a driver has a journal, as the names of live directories have them.
+func journalledLive(journals string) (map[string]bool, error) {
 	drivers, err := os.ReadDir(journals)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	known := map[string]bool{}
 	for _, d := range drivers {
 		tasks, err := journal.List(filepath.Join(journals, d.Name()))
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		for _, t := range tasks {
-			if strings.HasPrefix(name, liveTask(t.AllocID, t.Name)) {
-				return true, nil
-			}
+			known[liveTask(t.AllocID, t.Name)] = true
 		}
 	}
-	return false, nil
+	return known, nil
 }
 
-// add makes directories known.
+// taskOfLive is what the names of all live directories of its task begin with.
+func taskOfLive(name string) string { return name[:len(name)-len(short(""))] }
+
+// add makes directories known. With the first it begins to deliver.
 func (l *liveDirs) add(dirs []*liveDir) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, dir := range dirs {
 		l.byName[dir.name] = dir
+	}
+	if l.ended == nil && l.d.ctx.Err() == nil {
+		l.ended = make(chan struct{})
+		go l.deliver(l.d.ctx, l.ended)
 	}
 }
 

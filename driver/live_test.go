@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,8 +15,10 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/running"
 )
 
 // liveSession has one secret with a live directory, and what a test says that it is now.
@@ -66,6 +69,15 @@ func livePlugin(t *testing.T, state, value string) (*task, *liveSession) {
 	return tk, s
 }
 
+// servedPlugin is such a plugin whose task was started.
+func servedPlugin(t *testing.T, state, value string) (*task, *liveSession) {
+	t.Helper()
+	tk, s := livePlugin(t, state, value)
+	must.NoError(t, tk.prepareLive())
+	must.NoError(t, tk.serveLive(t.Context(), owner{}))
+	return tk, s
+}
+
 func liveState(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -76,27 +88,12 @@ func liveState(t *testing.T) string {
 	must.NoError(t, os.Chmod(filepath.Dir(top), 0o755))
 	state := filepath.Join(top, "state")
 	t.Cleanup(func() {
-		killFileServers(state, syscall.SIGKILL)
+		running.Signal(state, syscall.SIGKILL)
 		for _, below := range []string{"live/v1", "shared", "journal"} {
 			must.NoError(t, live.Clear(filepath.Join(state, below)))
 		}
 	})
 	return state
-}
-
-func killFileServers(state string, sig syscall.Signal) (killed int) {
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		line, _ := os.ReadFile(p)
-		if args := strings.Split(string(line), "\x00"); len(args) > 2 && args[1] == "serve" && strings.HasPrefix(args[2], state+"/") {
-			var pid int
-			_, _ = fmt.Sscanf(p, "/proc/%d/", &pid)
-			if syscall.Kill(pid, sig) == nil {
-				killed++
-			}
-		}
-	}
-	return killed
 }
 
 func untilNil(t *testing.T, what string, f func() error) {
@@ -126,9 +123,7 @@ func reads(path, want string) func() error {
 // after the task.
 func TestLiveDirThroughPlugins(t *testing.T) {
 	state := liveState(t)
-	tk, s := livePlugin(t, state, "one")
-	must.NoError(t, tk.prepareLive())
-	must.NoError(t, tk.serveLive(t.Context(), owner{}))
+	tk, s := servedPlugin(t, state, "one")
 	must.NoError(t, tk.files.Publish(tk.withLinks(&secrets.Set{}), 0, 0))
 	path := filepath.Join(tk.cfg.TaskDir().SecretsDir, "live", "app", "user")
 	must.NoError(t, reads(path, "one")())
@@ -146,7 +141,7 @@ func TestLiveDirThroughPlugins(t *testing.T) {
 		return nil
 	})
 
-	must.Positive(t, killFileServers(state, syscall.SIGKILL))
+	must.Positive(t, running.Signal(state, syscall.SIGKILL))
 	untilNil(t, "the directory to heal", reads(path, "two"))
 
 	// The plugin ends. The next one's journal has something older, and the file server keeps what it has until there was a look.
@@ -155,12 +150,13 @@ func TestLiveDirThroughPlugins(t *testing.T) {
 	must.NoError(t, reads(path, "two")())
 	next, s2 := livePlugin(t, state, "older")
 	next.files, next.cfg = tk.files, tk.cfg
-	must.NoError(t, next.recoverLive(owner{}))
+	must.NoError(t, next.openLive())
+	next.recoverLive(owner{})
 	must.NoError(t, reads(path, "two")())
 	s2.set("three")
 	next.Live("app", lifecycle.Look{At: time.Now()})
 	untilNil(t, "what the look found", reads(path, "three"))
-	must.Positive(t, killFileServers(state, syscall.SIGSTOP))
+	must.Positive(t, running.Signal(state, syscall.SIGSTOP))
 	untilNil(t, "the directory to heal", reads(path, "three"))
 
 	audit, err := os.ReadFile(filepath.Join(state, "audit", "raw_exec.log"))
@@ -172,7 +168,7 @@ func TestLiveDirThroughPlugins(t *testing.T) {
 	must.NoError(t, err)
 	must.SliceEmpty(t, places)
 	untilNil(t, "the file server to go", func() error {
-		if killFileServers(state, 0) > 0 {
+		if running.Signal(state, 0) > 0 {
 			return errors.New("it is there")
 		}
 		_, err := os.Lstat(filepath.Join(state, "live", "v1.sock"))
@@ -183,19 +179,219 @@ func TestLiveDirThroughPlugins(t *testing.T) {
 	})
 }
 
+// A live directory that cannot be served when its task is recovered is as soon as there can be a file server. Until then the task gets
+// no other process: it would have none of its secrets.
+func TestLiveDirIsServedLater(t *testing.T) {
+	state := liveState(t)
+	tk, _ := servedPlugin(t, state, "one")
+	path := filepath.Join(tk.liveDirs()[0].target, "user")
+	tk.d.cancel()
+	tk.d.live.close()
+	must.Positive(t, running.Signal(state, syscall.SIGKILL))
+	mount := filepath.Join(state, "live", "v1")
+	must.NoError(t, live.Clear(mount))
+	must.NoError(t, os.Remove(mount))
+	must.NoError(t, os.WriteFile(mount, nil, 0o600)) // no file server can be started
+
+	next, s := livePlugin(t, state, "one")
+	must.NoError(t, next.openLive())
+	next.recoverLive(owner{})
+	must.Error(t, reads(path, "one")())
+	_, err := next.liveMounts(t.Context())
+	must.ErrorIs(t, err, errNoFileServer)
+	must.ErrorIs(t, next.ensureLive(t.Context()), errNoFileServer)
+	s.set("two")
+	next.Live("app", lifecycle.Look{At: time.Now()})
+	must.Len(t, 1, eventsOf(next))
+	must.StrContains(t, eventsOf(next)[0], `Secrets: secret "app": its live_dir is out of date; trying again: `)
+
+	must.NoError(t, os.Remove(mount))
+	untilNil(t, "the directory to be served", reads(path, "two"))
+	must.NoError(t, next.ensureLive(t.Context()))
+	untilNil(t, "the event", func() error {
+		if got := eventsOf(next); len(got) != 2 || got[1] != `Secrets: secret "app": its live_dir is current again` {
+			return fmt.Errorf("%q", got)
+		}
+		return nil
+	})
+}
+
+// S1: a restart in place starts no program whose live directory is not served.
+func TestRestartWithoutItsLiveDir(t *testing.T) {
+	state := liveState(t)
+	tk, _ := livePlugin(t, state, "one")
+	must.NoError(t, tk.openLive()) // and no place is made for it
+	tk.recoverLive(owner{})
+	exits := tk.wait(t.Context())
+	must.ErrorIs(t, await(t, restart(tk)), errNoFileServer)
+	must.ErrorIs(t, await(t, exits).Err, errNoFileServer)
+}
+
+// A directory that could not be placed again, after its file server was replaced, is placed as soon as it can be.
+func TestLiveDirIsPlacedLater(t *testing.T) {
+	state := liveState(t)
+	tk, _ := servedPlugin(t, state, "one")
+	place := tk.liveDirs()[0].target
+	must.NoError(t, live.Clear(place))
+	must.NoError(t, os.Remove(place))
+	must.Positive(t, running.Signal(state, syscall.SIGKILL))
+	untilNil(t, "the event", func() error {
+		if len(eventsOf(tk)) == 0 {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	must.NoError(t, os.Mkdir(place, 0o700))
+	untilNil(t, "the directory to be back", reads(filepath.Join(place, "user"), "one"))
+}
+
+// What a session has found out while its directory was not placed is what that has afterwards, and not what an earlier plugin gave it.
+func TestLiveDirThatIsPlacedLaterIsCurrent(t *testing.T) {
+	state := liveState(t)
+	tk, _ := servedPlugin(t, state, "one")
+	place := tk.liveDirs()[0].target
+	tk.d.cancel()
+	tk.d.live.close()
+	must.NoError(t, live.Clear(place))
+	must.NoError(t, os.Remove(place))
+
+	next, s := livePlugin(t, state, "one")
+	must.NoError(t, next.openLive())
+	next.recoverLive(owner{})
+	must.Len(t, 1, eventsOf(next))
+	s.set("two")
+	next.Live("app", lifecycle.Look{At: time.Now()})
+	dir := next.liveDirs()[0]
+	untilNil(t, "the look to be taken", func() error {
+		dir.mu.Lock()
+		defer dir.mu.Unlock()
+		if dir.news != (news{}) {
+			return errors.New("it is not yet")
+		}
+		return nil
+	})
+	must.NoError(t, os.Mkdir(place, 0o700))
+	untilNil(t, "the directory to be back", reads(filepath.Join(place, "user"), "two"))
+}
+
+// A change for which the file server has no room is told, and tried again with each look.
+func TestLiveDirHasNoRoom(t *testing.T) {
+	state := liveState(t)
+	tk, s := servedPlugin(t, state, "one")
+	path := filepath.Join(tk.liveDirs()[0].target, "user")
+
+	neighbour := live.Open(live.Config{Feeder: "neighbour", Dir: filepath.Join(state, "live"), Log: testLog(t)})
+	t.Cleanup(neighbour.Close)
+	_, err := neighbour.Declare(t.Context(), live.Directory{Name: "n", Stale: time.Hour})
+	must.NoError(t, err)
+	mib := strings.Repeat("m", 1<<20)
+	var most []live.Field
+	for i := range 63 {
+		most = append(most, live.Field{Path: fmt.Sprint(i), Value: secrets.TextValue(mib)})
+	}
+	must.NoError(t, neighbour.Set(t.Context(), "n", most, time.Now()))
+
+	s.set(mib)
+	fields, _ := s.Live("app")
+	tk.Live("app", lifecycle.Look{At: time.Now(), Fields: &fields})
+	look := func() { tk.Live("app", lifecycle.Look{At: time.Now()}) }
+	for range 3 {
+		untilNil(t, "the event", func() error {
+			look()
+			if got := eventsOf(tk); len(got) == 0 || !strings.Contains(got[0], "the bound is 67108864") {
+				return fmt.Errorf("%q", got)
+			}
+			return nil
+		})
+	}
+	must.Len(t, 1, eventsOf(tk))
+	must.NoError(t, reads(path, "one")())
+
+	must.NoError(t, neighbour.Withdraw(t.Context(), "n"))
+	untilNil(t, "the change", func() error {
+		look()
+		return reads(path, mib)()
+	})
+	untilNil(t, "the second event", func() error {
+		if got := eventsOf(tk); len(got) != 2 {
+			return fmt.Errorf("%q", got)
+		}
+		return nil
+	})
+}
+
+// eventsOf are the events of a plugin that nobody listens to.
+func eventsOf(tk *task) (texts []string) {
+	tk.d.events.mu.Lock()
+	defer tk.d.events.mu.Unlock()
+	for _, ev := range tk.d.events.queued {
+		if strings.HasPrefix(ev.Message, `Secrets: secret "app": its`) { // and none of a field that cannot be a file
+			texts = append(texts, ev.Message)
+		}
+	}
+	return texts
+}
+
 // What a plugin leaves that is killed at a task's end, the next one removes: no journal names it.
 func TestLiveDirsThatWereLeft(t *testing.T) {
 	state := liveState(t)
-	tk, _ := livePlugin(t, state, "one")
-	must.NoError(t, tk.prepareLive())
-	must.NoError(t, tk.serveLive(t.Context(), owner{}))
+	tk, _ := servedPlugin(t, state, "one")
 	place := tk.liveDirs()[0].target
 	must.NoError(t, reads(filepath.Join(place, "user"), "one")())
 	tk.d.cancel()
 	tk.d.live.close()
 
+	// It has not ended for a driver that has a journal of it, which may be another's.
 	next, _ := livePlugin(t, state, "")
-	next.d.live.sweep()
-	_, err := os.Lstat(place)
+	d, err := next.d.state()
+	must.NoError(t, err)
+	j, err := journal.Create(d.Journal("docker"), journal.Entry{Task: journal.Task{AllocID: tk.cfg.AllocID, Name: tk.cfg.Name}})
+	must.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var sweeps sync.WaitGroup
+	defer sweeps.Wait()
+	defer cancel()
+	again := make(chan time.Time)
+	sweeps.Go(func() { next.d.live.sweep(ctx, again) })
+	sweep := func() { // and the one before has ended
+		select {
+		case again <- time.Now():
+		case <-time.After(10 * time.Second):
+			t.Fatal("it does not sweep again")
+		}
+	}
+	sweep()
+	must.NoError(t, reads(filepath.Join(place, "user"), "one")())
+	must.NoError(t, j.Remove())
+	sweep()
+	untilNil(t, "the place to be removed", func() error {
+		if _, err := os.Lstat(place); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("it is there: %w", err)
+		}
+		return nil
+	})
+}
+
+// What a start left that the plugin's end cut short goes with the recovery that fails for it.
+func TestLiveDirsOfACutStart(t *testing.T) {
+	state := liveState(t)
+	tk, _ := servedPlugin(t, state, "one")
+	place := tk.liveDirs()[0].target
+	tk.d.cancel()
+	tk.d.live.close()
+
+	next, s := livePlugin(t, state, "one")
+	written, err := record{}.encode(next.cfg, nil)
+	must.NoError(t, err)
+	must.NoError(t, s.SetDriver(written))
+	must.ErrorContains(t, next.resume(), "while the task was being started")
+	next.removeLive()
+	_, err = os.Lstat(place)
 	must.ErrorIs(t, err, os.ErrNotExist)
+	untilNil(t, "the file server to go", func() error {
+		if running.Signal(state, 0) > 0 {
+			return errors.New("it is there")
+		}
+		return nil
+	})
 }

@@ -42,16 +42,6 @@ func isLogger(p seenProcess) bool {
 	return len(p.args) >= 2 && p.args[1] == docklog.PluginName && isHelper(p.pid)
 }
 
-// rootsInAll reports whether a process's real, effective, saved and file system user are root (proc(5)).
-func rootsInAll(status string) bool {
-	for line := range strings.Lines(status) {
-		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
-			return slices.Equal(strings.Fields(ids), []string{"0", "0", "0", "0"})
-		}
-	}
-	return false
-}
-
 // writtenByOthers reports whether another process has a pipe open for writing.
 func writtenByOthers(fifo *os.File) bool {
 	pids, err := writers(fifo)

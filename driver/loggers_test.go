@@ -86,15 +86,3 @@ func TestLoggersOf(t *testing.T) {
 	must.NoError(t, err)
 	must.SliceEmpty(t, found, must.Sprint("what a task put in the FIFO's place was followed"))
 }
-
-func TestRootsInAll(t *testing.T) {
-	for status, want := range map[string]bool{
-		"Name:\tx\nUid:\t0\t0\t0\t0\n":                true,
-		"Name:\tx\nUid:\t4242\t0\t0\t0\n":             false, // a program that is set to run as root
-		"Name:\tx\nUid:\t4242\t4242\t0\t4242\n":       false,
-		"Name:\tx\n":                                  false,
-		"Name:\tUid:\t0\t0\t0\t0\nUid:\t1\t1\t1\t1\n": false,
-	} {
-		must.Eq(t, want, rootsInAll(status), must.Sprint(status))
-	}
-}

@@ -23,6 +23,7 @@ type nomadIdentity struct {
 	source    string   // the file, below the task directory, or the variable
 	variables []string // of the task's environment that hold the same identity
 	exposed   bool     // the job wants it left to the task
+	ends      bool     // it has an end, before which Nomad renews it in its file
 }
 
 // findNomadIdentity finds out what a task's Nomad Variables are read with. A task all of whose secrets are Vault's keeps its own.
@@ -39,7 +40,7 @@ func (d *Driver) findNomadIdentity(cfg *drivers.TaskConfig, spec *secrets.Spec) 
 	if err != nil {
 		return nomadIdentity{}, err
 	}
-	n := nomadIdentity{used: true, source: found.Source, exposed: spec.ExposeToken}
+	n := nomadIdentity{used: true, source: found.Source, exposed: spec.ExposeToken, ends: !secrets.JWTExpiry(found.Token).IsZero()}
 	is := claimsOf(found.Token.Text()).Subject
 	for _, name := range slices.Sorted(maps.Keys(cfg.Env)) {
 		if name != nomadTokenEnv && !strings.HasPrefix(name, nomadTokenEnv+"_") {
@@ -66,7 +67,10 @@ func (n nomadIdentity) inSecrets() bool { return n.source == nomadvar.TokenFile 
 // event says what the variables are read with. What a process of the host can read all the same is said, too.
 func (n nomadIdentity) event(inContainer bool) string {
 	text := "Secrets: reading Nomad Variables with the task's identity in " + n.source
-	if n.inSecrets() && !inContainer && !n.exposed {
+	switch {
+	case n.source == nomadvar.TokenEnv && n.ends:
+		text += `, which has a ttl, and Nomad renews it in a file alone: give the identity block file = true and filepath = "` + nomadvar.DefaultFile + `"`
+	case n.inSecrets() && !inContainer && !n.exposed:
 		text += `, which a raw_exec task can read: give the identity block filepath = "` + nomadvar.DefaultFile + `", which only root can`
 	}
 	return text
@@ -91,7 +95,7 @@ func (st *start) findIdentity(context.Context) (err error) {
 			delete(t.cfg.Env, name)
 		}
 	}
-	st.d.events.say(t.cfg, t.nomad.event(st.d.wrapped.inContainer))
+	st.d.events.emit(t.cfg, t.nomad.event(st.d.wrapped.inContainer))
 	return nil
 }
 

@@ -84,7 +84,7 @@ func TestNomadIdentity(t *testing.T) {
 			tk.files, err = taskdir.OpenPublisher(job.TaskDir().SecretsDir)
 			must.NoError(t, err)
 			c := tk.runner.(*containers)
-			c.launcher = func() (string, error) { return filepath.Join(t.TempDir(), "launcher"), nil }
+			c.files = (&launcher.Installer{Dirs: []string{t.TempDir()}}).FilesFor
 			cfg, _, err = c.waitingConfig(t.Context(), tk, channel, hold)
 			must.NoError(t, err)
 			_, told := cfg.Env["NOMAD_TOKEN"]
@@ -92,5 +92,17 @@ func TestNomadIdentity(t *testing.T) {
 			must.EqOp(t, test.exposed, slices.Contains(tk.environ(&secrets.Set{}), "NOMAD_TOKEN="+token))
 			must.EqOp(t, test.covered, slices.ContainsFunc(cfg.Mounts, func(m *drivers.MountConfig) bool { return m.TaskPath == "/secrets/nomad_token" }))
 		})
+	}
+}
+
+// The event says what the variables are read with, and what is to be done about an identity that will not do for long, or that others see.
+func TestEventOfNomadIdentity(t *testing.T) {
+	for want, n := range map[string]nomadIdentity{
+		"private/nomad.jwt": {source: nomadvar.DefaultFile, ends: true},
+		"NOMAD_TOKEN":       {source: nomadvar.TokenEnv},
+		`NOMAD_TOKEN, which has a ttl, and Nomad renews it in a file alone: give the identity block file = true and filepath = "private/nomad.jwt"`: {source: nomadvar.TokenEnv, ends: true},
+		`secrets/nomad_token, which a raw_exec task can read: give the identity block filepath = "private/nomad.jwt", which only root can`:          {source: nomadvar.TokenFile},
+	} {
+		must.EqOp(t, "Secrets: reading Nomad Variables with the task's identity in "+want, n.event(false))
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
-// What the operator's commands reach of a plugin process (README, "Status, refresh, rotate").
+// What the operator's commands reach of a plugin process (docs/operate.md, "Status, refresh, rotate").
 
 // listenAgain is how long to wait until the status socket is tried again.
 const listenAgain = 10 * time.Second

@@ -24,8 +24,9 @@ type pluginConfig struct {
 	Secrets  *secretsConfig `codec:"secrets"` // nil: the block is left out
 	Endpoint string         `codec:"endpoint"`
 	// PidsLimit is of all containers.
-	PidsLimit int64 `codec:"pids_limit"`
-	TLS       struct {
+	PidsLimit        int64  `codec:"pids_limit"`
+	ImagePullTimeout string `codec:"image_pull_timeout"`
+	TLS              struct {
 		Cert string `codec:"cert"`
 		Key  string `codec:"key"`
 		CA   string `codec:"ca"`
@@ -106,7 +107,9 @@ type options struct {
 	metrics   metricsConfig
 	docker    dockerEndpoint
 	pidsLimit int64
-	guard     guardOptions
+	// imagePullTimeout is for jobs that have none of their own.
+	imagePullTimeout string
+	guard            guardOptions
 	// fromPolicies is for jobs that say nothing of it.
 	fromPolicies string
 	hash         string // of the whole config
@@ -158,10 +161,11 @@ func parseOptions(name string, raw []byte) (options, error) {
 			StartTimeout:       mustDuration(s.StartTimeout),
 			RequestRate:        s.RequestRate,
 		},
-		fromPolicies: s.FromPolicies,
-		hash:         hashOf(raw),
-		pidsLimit:    cfg.PidsLimit,
-		docker:       dockerEndpoint{host: cfg.Endpoint, cert: cfg.TLS.Cert, key: cfg.TLS.Key, ca: cfg.TLS.CA},
+		fromPolicies:     s.FromPolicies,
+		hash:             hashOf(raw),
+		pidsLimit:        cfg.PidsLimit,
+		imagePullTimeout: cfg.ImagePullTimeout,
+		docker:           dockerEndpoint{host: cfg.Endpoint, cert: cfg.TLS.Cert, key: cfg.TLS.Key, ca: cfg.TLS.CA},
 		// Beside state_dir: whoever looks through that finds no task's files, and no FIFO to wait at.
 		guard: cfg.options(filepath.Clean(s.StateDir) + "-binds"),
 	}, nil

@@ -7,7 +7,7 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 )
 
-// Before the stop of a restart in place the job may have the old process told (pre_stop_signal), and give it time to
+// Before the stop of a restart in place the job may have the old process signalled (pre_stop_signal), and give it time to
 // finish what it is serving (pre_stop_wait). It is the task's process all the while, and calls go on to it. Its end in
 // that time is not the task's: the new process is started at once.
 
@@ -21,10 +21,10 @@ func (t *task) mayFinish() bool {
 	return t.state.now() != phaseInterrupted || time.Now().Before(t.finishBy) && t.d.innerRuns(t.innerID())
 }
 
-// letFinish tells the old process that it will be stopped, and waits for its end, no longer than the job says, and no
-// longer than serving. told: it was running then, so that its end is of the restart. After an error there is no restart:
+// letFinish signals to the old process that it will be stopped, and waits for its end, no longer than the job says, and no
+// longer than serving. running: it was so then, so that its end is of the restart. After an error there is no restart:
 // Nomad stops the task, or parent, which is the watch over it, has ended.
-func (t *task) letFinish(ctx, parent, serving context.Context, resumed bool) (told bool, err error) {
+func (t *task) letFinish(ctx, parent, serving context.Context, resumed bool) (running bool, err error) {
 	asked := time.Now()
 	spec := t.session.Spec()
 	if !resumed {

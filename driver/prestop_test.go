@@ -97,7 +97,7 @@ func TestEndsWhileFinishing(t *testing.T) {
 	must.NoError(t, await(t, done))
 	notYet(t, exits)
 	must.Eq(t, 1, r.starts)
-	must.False(t, tk.session.(*fakeSession).isOwed())
+	must.False(t, tk.session.(*fakeSession).isPending())
 }
 
 // C8: but one that had ended before it was told has exited, though that is known only now.

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,20 +26,25 @@ const (
 )
 
 // waitEnded takes in that the wrapped driver's wait for the process has ended.
-func (t *task) waitEnded(res *drivers.ExitResult) {
-	if _, ok := t.state.on(waitEnded); !ok {
-		t.exited(res)
+func (t *task) waitEnded(wait int, res *drivers.ExitResult) {
+	if !t.state.detach(wait) {
+		t.exited(wait, res)
 		return
 	}
 	ctx, cancel := context.WithTimeout(t.d.ctx, engineAllowance)
 	defer cancel()
 	switch t.regain(ctx, res) {
 	case foundRunning:
+		if _, ok := t.state.on(reattached); !ok { // it was removed meanwhile, by the names that it had then
+			if err := t.destroyProcess(true); err != nil && !errors.Is(err, drivers.ErrTaskNotFound) {
+				t.d.log.Error("a process that was reattached to while it was removed could not be removed", "task_id", t.cfg.ID, "error", err)
+			}
+			return
+		}
 		t.Event("Secrets: the Docker engine was away; the task ran on, and keeps its secrets")
-		t.state.on(reattached)
 		t.watch()
 	case foundGone:
-		t.exited(res)
+		t.exited(wait, res)
 	case unconfirmed:
 		if t.d.ctx.Err() != nil { // the plugin ends, the task does not
 			t.state.on(reattached)
@@ -51,7 +57,7 @@ func (t *task) waitEnded(res *drivers.ExitResult) {
 // regain finds out what has become of the process after the wrapped driver's wait for it ended so, and
 // reattaches to it if it runs. It waits for an engine that is away until ctx ends: then it is unconfirmed.
 func (t *task) regain(ctx context.Context, res *drivers.ExitResult) finding {
-	if told(res) {
+	if ofProcess(res) {
 		return foundGone
 	}
 	for {
@@ -69,8 +75,8 @@ func (t *task) regain(ctx context.Context, res *drivers.ExitResult) finding {
 	}
 }
 
-// told reports whether the exit is one that the engine has told, and not that of a wait that failed.
-func told(res *drivers.ExitResult) bool {
+// ofProcess reports whether the exit is the process's own, and not that of a wait that failed.
+func ofProcess(res *drivers.ExitResult) bool {
 	if errors.Is(res.Err, drivers.ErrTaskNotFound) { // recovery could not reattach to it
 		return false
 	}
@@ -92,9 +98,7 @@ func pause(ctx context.Context) bool {
 func (t *task) reattach() error {
 	p := t.currentProcess()
 	cfg := t.cfg.Copy()
-	p.lost = append(slices.Clone(p.lost), t.innerID())
-	p.id = fmt.Sprintf("%s/%d", cfg.ID, len(p.lost))
-	cfg.ID = p.id
+	cfg.ID = fmt.Sprintf("%s/%d", t.cfg.ID, len(p.lost)+1)
 	handle := &drivers.TaskHandle{
 		Version: p.handle.Version, Config: cfg, State: drivers.TaskStateRunning, DriverState: p.handle.DriverState,
 	}
@@ -102,10 +106,14 @@ func (t *task) reattach() error {
 	if err != nil {
 		return err
 	}
-	if p.handle, err = scrub(handle); err != nil { // it has another log collector
+	scrubbed, err := scrub(handle) // it has another log collector
+	if err != nil {
 		return err
 	}
-	t.setProcess(p)
+	t.state.updateProcess(func(now *process) {
+		now.lost = append(slices.Clone(now.lost), t.nameOf(*now))
+		now.id, now.handle = cfg.ID, scrubbed
+	})
 	if err := t.writeRecord(t.state.now().between()); err != nil {
 		t.d.log.Error("the journal cannot be written", "task_id", t.cfg.ID, "error", err)
 	}
@@ -113,27 +121,29 @@ func (t *task) reattach() error {
 }
 
 // innerID is the wrapped driver's name for the current process.
-func (t *task) innerID() string {
-	if id := t.currentProcess().id; id != "" {
-		return id
-	}
-	return t.cfg.ID
-}
+func (t *task) innerID() string { return t.nameOf(t.currentProcess()) }
+
+func (t *task) nameOf(p process) string { return cmp.Or(p.id, t.cfg.ID) }
 
 // destroyProcess has the wrapped driver forget the current process, by all its names. After an error it may
 // be called again.
 func (t *task) destroyProcess(force bool) error {
-	notFound := t.d.inner.DestroyTask(t.innerID(), force)
+	p := t.currentProcess()
+	notFound := t.d.inner.DestroyTask(t.nameOf(p), force)
 	if notFound != nil && !errors.Is(notFound, drivers.ErrTaskNotFound) {
 		return notFound
 	}
-	p := t.currentProcess()
 	for _, id := range p.lost {
 		if err := t.d.inner.DestroyTask(id, true); err != nil && !errors.Is(err, drivers.ErrTaskNotFound) {
 			return err
 		}
 	}
-	p.id, p.lost = "", nil
-	t.setProcess(p)
+	gone := append(slices.Clone(p.lost), t.nameOf(p))
+	t.state.updateProcess(func(now *process) { // which may have been reattached to meanwhile, by another name
+		if slices.Contains(gone, t.nameOf(*now)) {
+			now.id = ""
+		}
+		now.lost = slices.DeleteFunc(slices.Clone(now.lost), func(id string) bool { return slices.Contains(gone, id) })
+	})
 	return notFound
 }

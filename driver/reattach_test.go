@@ -58,6 +58,23 @@ func TestLostForGood(t *testing.T) {
 	must.Eq(t, 1, tk.session.(*fakeSession).ended())
 }
 
+// A process that is removed while it is being reattached to is removed by the name that it gets so, too: the wrapped driver would watch over
+// it for ever.
+func TestDestroyWhileReattaching(t *testing.T) {
+	r := &fakeRunner{inner: newFakeInner()}
+	begun, over := make(chan struct{}), make(chan struct{})
+	r.inner.recover = func() { close(begun); <-over }
+	tk := fakeTask(t, r)
+	r.inner.lose(tk.cfg.ID)
+	await(t, begun)
+	must.NoError(t, tk.destroy(true))
+	must.NotNil(t, r.inner.get(fakeTaskID+"/1"), must.Sprint("by this name it was not known yet"))
+	close(over)
+	waitFor(t, func() bool { return r.inner.get(fakeTaskID+"/1") == nil })
+	must.Nil(t, r.inner.get(tk.cfg.ID))
+	must.EqOp(t, phaseReleased, tk.state.now())
+}
+
 // A process with several names whose removal failed half-way is removed by the next attempt.
 func TestDestroyAgain(t *testing.T) {
 	r := &fakeRunner{inner: newFakeInner()}
@@ -71,10 +88,10 @@ func TestDestroyAgain(t *testing.T) {
 	awaitPhase(t, tk, phaseReleased)
 }
 
-// C12: only a wait that failed is looked into: an exit that the engine has told is one.
-func TestToldExits(t *testing.T) {
+// C12: only a wait that failed is looked into: an exit of the process is one.
+func TestExitsOfTheProcess(t *testing.T) {
 	for _, res := range []*drivers.ExitResult{{}, {ExitCode: 1}, {ExitCode: 137, Err: errors.New("ended")}, {OOMKilled: true, Err: errors.New("ended")}} {
-		must.True(t, told(res))
+		must.True(t, ofProcess(res))
 	}
 }
 

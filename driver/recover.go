@@ -55,14 +55,15 @@ func (d *Driver) recoverTask(handle *drivers.TaskHandle) error {
 		}
 		if left == nil {
 			t.session.End()
+			t.removeLive()
 		} else { // they may use them yet (C12)
+			d.live.drop(t.liveDirs()) // which a sweep removes, or the task's next start
 			d.background.Go(func() {
 				if t.awaitGone() {
 					t.session.End()
 				}
 			})
 		}
-		t.removeLive()
 		if t.logs != nil {
 			t.logs.release()
 		}
@@ -81,6 +82,9 @@ func (d *Driver) recoverTask(handle *drivers.TaskHandle) error {
 
 // resume finds the task's process by the journal.
 func (t *task) resume() error {
+	if err := t.openLive(); err != nil { // first: whatever fails after it, they can be removed
+		t.d.log.Error("the task's live directories are not served", "task_id", t.cfg.ID, "error", err)
+	}
 	n, cfg, options, err := decodeRecord(t.session.Driver())
 	if err != nil {
 		return fmt.Errorf("read the journal: %w", err)
@@ -107,9 +111,7 @@ func (t *task) resume() error {
 			t.d.log.Warn("the container may have more processes than its job allows", "task_id", t.cfg.ID, "error", err)
 		}
 	}
-	if err := t.recoverLive(n.Owner); err != nil {
-		t.d.log.Error("the task's live directories are not served yet", "task_id", t.cfg.ID, "error", err)
-	}
+	t.recoverLive(n.Owner)
 	t.holdLogs()
 	if n.Replacing {
 		t.finishBy = n.FinishBy
@@ -122,11 +124,12 @@ func (t *task) resume() error {
 // as it watches; until then calls wait, and an exit is the restart's.
 //
 // If nobody has had the log pipes open for writing since, for there was no process, then Nomad's log
-// collector has stopped, and only a restart by Nomad brings the logs back (docs/nomad.md).
+// collector has stopped, and only a restart by Nomad brings the logs back (docs/nomad.md). Where the operator has them not
+// collected, there are none to bring back.
 func (t *task) resumeRestart(handle *drivers.TaskHandle) error {
 	t.state.on(interrupted)
 	gone := t.d.recoverInner(handle, t.logs) != nil
-	if !t.logs.collected() {
+	if !t.d.guardOptions().noLogs && !t.logs.collected() {
 		return errors.New("the plugin ended while the task had no process")
 	}
 	if gone { // what runs, if anything, is the new process, which no handle names
@@ -170,7 +173,7 @@ func (d *Driver) recoverPlain(handle *drivers.TaskHandle) error {
 	stateDir := d.opts.stateDir
 	d.mu.Unlock()
 	d.log.Error("there is no journal of a task with secrets; they are not watched until it restarts", "task_id", handle.Config.ID, "state_dir", stateDir)
-	d.events.say(handle.Config, "Secrets: not watched, since there is no journal of the task under "+stateDir+
+	d.events.emit(handle.Config, "Secrets: not watched, since there is no journal of the task under "+stateDir+
 		" (was state_dir changed?); restart the task to have them renewed")
 	return nil
 }
@@ -183,7 +186,7 @@ func (d *Driver) recoverUnwatched(keeper *lifecycle.Keeper, handle *drivers.Task
 	}
 	d.unwatched.add(keeper, lifecycleTask(d.name, handle.Config))
 	d.log.Error("the task's journal cannot be used; its secrets are not watched until it restarts", "task_id", handle.Config.ID, "error", cause)
-	d.events.say(handle.Config, "Secrets: not watched any more, since the journal cannot be used; restart the task to have them renewed")
+	d.events.emit(handle.Config, "Secrets: not watched any more, since the journal cannot be used; restart the task to have them renewed")
 	return nil
 }
 

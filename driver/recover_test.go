@@ -1,7 +1,9 @@
 package driver
 
 import (
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -71,6 +73,33 @@ func TestResumedRestart(t *testing.T) {
 		must.NoError(t, await(t, restart(tk)))
 		must.Eq(t, 1, r.starts)
 	})
+}
+
+// C4: a log pipe to which nobody else writes is a reason to have Nomad start the task anew only where logs are collected.
+func TestResumedRestartWithoutLogs(t *testing.T) {
+	for _, noLogs := range []bool{true, false} {
+		r := &fakeRunner{inner: newFakeInner()}
+		tk := fakeTask(t, r)
+		tk.d.opts.guard.noLogs = noLogs
+		tk.cfg.StdoutPath = filepath.Join(tk.cfg.AllocDir, "web.stdout.fifo")
+		must.NoError(t, syscall.Mkfifo(tk.cfg.StdoutPath, 0o600))
+		reader, err := os.OpenFile(tk.cfg.StdoutPath, os.O_RDONLY|syscall.O_NONBLOCK, 0) // Nomad's log collector runs all the same
+		must.NoError(t, err)
+		defer reader.Close()
+		tk.logs = newLogPipes(tk.cfg)
+		defer tk.logs.release()
+		tk.holdLogs()
+		handle := drivers.NewTaskHandle(1)
+		handle.Config = tk.cfg
+		err = tk.resumeRestart(handle)
+		if !noLogs {
+			must.ErrorContains(t, err, "the plugin ended while the task had no process")
+			continue
+		}
+		must.NoError(t, err)
+		must.NoError(t, await(t, restart(tk)))
+		must.Eq(t, 1, r.starts)
+	}
 }
 
 // E2: a crash after a task's end, when its secrets are given back and Nomad has not removed it yet. Its

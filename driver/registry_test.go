@@ -3,9 +3,14 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
-	"path/filepath"
+	"path"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/nomad/drivers/docker"
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
@@ -70,7 +75,7 @@ func TestRegistryAuthIsInTheStartAlone(t *testing.T) {
 	tk.files, err = taskdir.OpenPublisher(job.TaskDir().SecretsDir)
 	must.NoError(t, err)
 	c := tk.runner.(*containers)
-	c.launcher = func() (string, error) { return filepath.Join(t.TempDir(), "launcher"), nil }
+	c.files = (&launcher.Installer{Dirs: []string{t.TempDir()}}).FilesFor
 
 	cfg, _, err := c.waitingConfig(t.Context(), tk, channel, hold)
 	must.NoError(t, err)
@@ -101,6 +106,54 @@ func TestRegistryAuthIsInTheStartAlone(t *testing.T) {
 	must.Eq(t, docker.DockerAuth{}, again.Auth)
 	must.EqOp(t, "sha256:abc", again.Image)
 	must.False(t, again.ForcePull)
+}
+
+// A start that hangs after its pull, or before it in a file that it loads the image from, holds up no other's. One that pulls for
+// longer than the other's own pull might take fails that recoverably.
+func TestPullTurnIsThePullsAlone(t *testing.T) {
+	var made atomic.Value // when the hanging start's container was
+	made.Store(time.Time{})
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Api-Version", "1.41")
+		created := made.Load().(time.Time)
+		switch {
+		case path.Base(r.URL.Path) == "_ping":
+		case !strings.HasSuffix(r.URL.Path, "/containers/web-stuck/json") || created.IsZero():
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			_, _ = fmt.Fprintf(w, `{"Created": %q}`, created.Format(time.RFC3339Nano))
+		}
+	}))
+	defer engine.Close()
+	d := fakeTask(t, &fakeRunner{inner: newFakeInner()}).d
+	d.opts.docker = dockerEndpoint{host: "tcp://" + strings.TrimPrefix(engine.URL, "http://")}
+	take := func(alloc string, options map[string]any) (func(), error) {
+		cfg := &drivers.TaskConfig{ID: alloc, Name: "web", AllocID: alloc}
+		options["image"] = "nginx:latest"
+		must.NoError(t, cfg.EncodeConcreteDriverConfig(options))
+		return takePullTurn(d, cfg)
+	}
+	login := func(user string, options map[string]any) map[string]any {
+		options["auth"] = map[string]any{"username": user}
+		return options
+	}
+
+	loads, err := take("loads", login("other", map[string]any{"load": "../../alloc/fifo"}))
+	must.NoError(t, err)
+	stuck, err := take("stuck", map[string]any{})
+	must.NoError(t, err)
+	for _, created := range []time.Time{{}, time.Now().Add(-time.Hour)} { // none, and what an earlier start left
+		made.Store(created)
+		_, err = take("mine", login("mine", map[string]any{"image_pull_timeout": "1500ms"}))
+		must.ErrorContains(t, err, "image nginx:latest: another task has been pulling it with other credentials for 1.5s")
+		must.True(t, structs.IsRecoverable(startError(err)))
+	}
+	made.Store(time.Now())
+	mine, err := take("mine", login("mine", map[string]any{"image_pull_timeout": "1m"}))
+	must.NoError(t, err)
+	for _, release := range []func(){mine, stuck, loads} {
+		release()
+	}
 }
 
 // A failed pull names the secret, and stays as recoverable as it was; what failed otherwise is no fault of the secret's.

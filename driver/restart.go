@@ -86,7 +86,7 @@ func (t *task) awaitScript(ctx context.Context, timeout time.Duration, run func(
 }
 
 // Event tells the operator something.
-func (t *task) Event(msg string) { t.d.events.say(t.cfg, msg) }
+func (t *task) Event(msg string) { t.d.events.emit(t.cfg, msg) }
 
 // Restart replaces the task's process by one with the set's env (C8): stop, remove, start, all under
 // one id, while WaitTask stays blocked and other calls wait. Before it the old process may finish (prestop.go).
@@ -108,11 +108,11 @@ func (t *task) Restart(parent, serving context.Context, set *secrets.Set) error 
 	}
 	return t.orBroken(func() error {
 		if finishes {
-			told, err := t.letFinish(ctx, parent, serving, resumed)
+			running, err := t.letFinish(ctx, parent, serving, resumed)
 			if err != nil {
 				return err
 			}
-			resumed = resumed || told
+			resumed = resumed || running
 		}
 		return t.replace(ctx, resumed, set)
 	})
@@ -125,7 +125,7 @@ func (t *task) restartCancelled() error {
 	return t.orBroken(func() error { return t.replace(ctx, true, t.session.Set()) })
 }
 
-// replace does a restart in place that has begun. resumed: the old process may have been told to end already.
+// replace does a restart in place that has begun. resumed: the old process may have been asked to end already.
 func (t *task) replace(ctx context.Context, resumed bool, set *secrets.Set) error {
 	err := t.replaceProcess(ctx, resumed, set)
 	if exit := t.state.restarted(); exit != nil && !errors.Is(err, errPluginEnds) { // the new process has ended already
@@ -189,7 +189,7 @@ func (t *task) replaceProcess(ctx context.Context, resumed bool, set *secrets.Se
 	}
 	published := delivery{ // by the session, before it called us
 		early: func() error { return nil },
-		give:  func(context.Context, owner) (*secrets.Set, error) { return set, nil },
+		give:  func(ctx context.Context, _ owner) (*secrets.Set, error) { return set, t.ensureLive(ctx) },
 	}
 	var proc process
 	again := false

@@ -61,10 +61,10 @@ func TestSwapIsInvisible(t *testing.T) {
 		notYet(t, exits)
 	}
 	must.Eq(t, 3, r.starts)
-	must.False(t, tk.session.(*fakeSession).isOwed())
+	must.False(t, tk.session.(*fakeSession).isPending())
 	r.inner.end(tk.cfg.ID, 7)
 	must.Eq(t, 7, await(t, exits).ExitCode)
-	must.True(t, tk.session.(*fakeSession).isOwed(), must.Sprint("before Nomad hears of the end (E2)"))
+	must.True(t, tk.session.(*fakeSession).isPending(), must.Sprint("before Nomad hears of the end (E2)"))
 	awaitPhase(t, tk, phaseReleased)
 	must.Eq(t, 1, tk.session.(*fakeSession).ended())
 	must.Eq(t, 7, await(t, tk.wait(t.Context())).ExitCode) // and whoever asks later hears the same

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"testing"
+	"time"
 
 	"github.com/hashicorp/nomad/drivers/docker"
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
@@ -190,7 +191,7 @@ func TestReconcilerIsOffBeside(t *testing.T) {
 		parser.ParseHCL(t, job, &m)
 		var raw []byte
 		must.NoError(t, base.MsgPackEncode(&raw, m))
-		off, err := withoutReconciler(raw)
+		off, err := dockerConfig(raw, true)
 		must.NoError(t, err)
 		var was, is docker.DriverConfig
 		must.NoError(t, base.MsgPackDecode(raw, &was))
@@ -201,4 +202,43 @@ func TestReconcilerIsOffBeside(t *testing.T) {
 		must.Eq(t, was.GC, is.GC)
 		must.Eq(t, was.Volumes, is.Volumes)
 	}
+}
+
+// C10: the image that a restart in place uses again stays for longer than the restart takes, whatever the operator says of images that
+// no task uses.
+func TestImagesDoNotGoAtOnce(t *testing.T) {
+	inner := docker.NewDockerDriver(t.Context(), testLog(t))
+	spec, err := inner.ConfigSchema()
+	must.NoError(t, err)
+	parser := hclutils.NewConfigParser(spec)
+	for given, want := range map[string]string{
+		`config {}`: "3m", `config { gc { image_delay = "0s" } }`: "3m", `config { gc { image_delay = "-1s" } }`: "3m",
+		`config { gc { image_delay = "179s" } }`: "3m", `config { gc { image_delay = "181s" } }`: "181s",
+		`config { gc { image_delay = "soon" } }`: "soon", // refused by the wrapped driver
+	} {
+		var m map[string]any
+		parser.ParseHCL(t, given, &m)
+		var raw []byte
+		must.NoError(t, base.MsgPackEncode(&raw, m))
+		for _, beside := range []bool{true, false} {
+			changed, err := dockerConfig(raw, beside)
+			must.NoError(t, err)
+			var was, is docker.DriverConfig
+			must.NoError(t, base.MsgPackDecode(raw, &was))
+			must.NoError(t, base.MsgPackDecode(changed, &is))
+			must.EqOp(t, want, is.GC.ImageDelay, must.Sprint(given))
+			if !beside {
+				was.GC.ImageDelay, is.GC.ImageDelay = "", ""
+				must.Eq(t, was.GC, is.GC)
+			}
+		}
+	}
+	for _, without := range [][]byte{nil, {0x80}} {
+		same, err := dockerConfig(without, false)
+		must.NoError(t, err)
+		must.Eq(t, without, same)
+	}
+	wait, err := time.ParseDuration(leastImageDelay)
+	must.NoError(t, err)
+	must.Greater(t, engineAllowance, wait)
 }

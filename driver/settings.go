@@ -21,15 +21,17 @@ import (
 
 // Settings is what the agent's configuration says of one plugin, for the operator's commands.
 type Settings struct {
-	Vault        vault.Config
-	JWTMount     string
-	JWTRole      string
-	TokenFile    string
-	StateDir     string
-	FromPolicies string
+	Vault    vault.Config
+	JWTMount string
+	JWTRole  string
+	StateDir string
 	// Wraps is the name of the wrapped driver, and InPlace whether the plugin has the built-in's name.
 	Wraps   string
 	InPlace bool
+	// OfEngine: its tasks are containers of a Docker engine, which Engine connects to.
+	OfEngine bool
+	// OptIn: no job can use the driver unless its config has enabled = true.
+	OptIn bool
 
 	docker dockerEndpoint
 }
@@ -76,8 +78,9 @@ func ReadSettings(ctx context.Context, name string, config map[string]any) (Sett
 		return Settings{}, err
 	}
 	return Settings{
-		Vault: o.vault, JWTMount: o.lifecycle.JWTMount, JWTRole: o.lifecycle.JWTRole, TokenFile: o.lifecycle.TokenFile,
-		StateDir: o.stateDir, FromPolicies: o.fromPolicies, Wraps: w.name, InPlace: !beside(name), docker: o.docker,
+		Vault: o.vault, JWTMount: o.lifecycle.JWTMount, JWTRole: o.lifecycle.JWTRole,
+		StateDir: o.stateDir, Wraps: w.name, InPlace: !beside(name),
+		OfEngine: w.ofEngine, OptIn: w.optIn, docker: o.docker,
 	}, nil
 }
 

@@ -35,11 +35,11 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	err = steps.Run(d.ctx, st.steps()...)
 	switch {
 	case errors.Is(err, lifecycle.ErrNothingGranted):
-		d.events.say(cfg, fmt.Sprintf("Secrets: the task starts without them: %v", err))
+		d.events.emit(cfg, fmt.Sprintf("Secrets: the task starts without them: %v", err))
 		return d.startPlain(cfg)
 	case byDefault && errors.Is(err, statedir.ErrUnusable):
 		// The job has asked for nothing: what the operator's option would give it is no reason not to start.
-		d.events.say(cfg, fmt.Sprintf("Secrets: the task starts without what its policies grant: %v", err))
+		d.events.emit(cfg, fmt.Sprintf("Secrets: the task starts without what its policies grant: %v", err))
 		return d.startPlain(cfg)
 	case errors.Is(err, errNothingGranted):
 		// Nobody asked for this task's secrets, and there are none: it is left as it is.
@@ -123,7 +123,7 @@ func refuseSharedDir(cfg *drivers.TaskConfig) error {
 	return nil
 }
 
-// lifecycleTask is a Nomad task in the words of the lifecycle.
+// lifecycleTask is a Nomad task as the lifecycle knows it.
 func lifecycleTask(driver string, cfg *drivers.TaskConfig) lifecycle.Task {
 	index, err := strconv.Atoi(cfg.Env["NOMAD_ALLOC_INDEX"])
 	if err != nil {

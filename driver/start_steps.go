@@ -56,7 +56,7 @@ func (st *start) stepsWith() []steps.Step {
 		{Do: st.openFiles, Undo: st.removeFiles},
 		{Do: st.openSession, Undo: st.endSession},
 		{Do: st.checkGranted},
-		{Do: st.sayWhatIsGiven},
+		{Do: st.emitWhatIsGiven},
 		{Do: st.prepareLive},
 		{Do: st.startProcess, Undo: st.discardProcess},
 		{Do: st.journalHandle},
@@ -64,7 +64,7 @@ func (st *start) stepsWith() []steps.Step {
 	}
 }
 
-// compile checks the job's words (S4, S5). Nothing has been asked of any server, and nothing touched.
+// compile checks the job's configuration (S4, S5). Nothing has been asked of any server, and nothing touched.
 func (st *start) compile(context.Context) (err error) {
 	st.spec, err = st.d.wrapped.compile(st.cfg, st.ours)
 	return err
@@ -160,8 +160,8 @@ func (st *start) checkGranted(context.Context) error {
 	return nil
 }
 
-// sayWhatIsGiven tells the operator what the task gets. The program has not run yet: what stands in an event is no promise.
-func (st *start) sayWhatIsGiven(context.Context) error {
+// emitWhatIsGiven tells the operator what the task gets. The program has not run yet: what stands in an event is no promise.
+func (st *start) emitWhatIsGiven(context.Context) error {
 	for _, event := range st.t.session.Given(st.t.cfg.Env) {
 		st.t.Event(event)
 	}

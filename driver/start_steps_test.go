@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -89,6 +90,7 @@ func TestStartIsUndone(t *testing.T) {
 				must.NotNil(t, r.inner.get(cfg.ID))
 				must.EqOp(t, st.t, d.tasks.get(cfg.ID))
 				must.EqOp(t, 0, f.session.ended())
+				must.SliceNotEmpty(t, openBelow(t, cfg.AllocDir), must.Sprint("nothing is ever open, and this test shows nothing"))
 				must.NoError(t, st.t.destroy(true))
 				return
 			}
@@ -97,11 +99,25 @@ func TestStartIsUndone(t *testing.T) {
 			must.Nil(t, d.tasks.get(cfg.ID))
 			must.EqOp(t, test.opened, f.session.ended())
 			must.True(t, st.t.logs.ended)
+			must.SliceEmpty(t, openBelow(t, cfg.AllocDir), must.Sprint("descriptors are left open"))
 			left, err := os.ReadDir(dir)
 			must.True(t, err == nil || errors.Is(err, os.ErrNotExist))
 			must.SliceEmpty(t, left, must.Sprint("files are left"))
 		})
 	}
+}
+
+// openBelow is what this process has open below a directory.
+func openBelow(t *testing.T, dir string) (open []string) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	must.NoError(t, err)
+	for _, fd := range fds {
+		if path, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(path, dir+"/") {
+			open = append(open, path)
+		}
+	}
+	return open
 }
 
 // What a job says is checked before anything is touched.

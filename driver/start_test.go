@@ -41,7 +41,7 @@ func TestErrorsAndEventsAreShort(t *testing.T) {
 		must.StrContains(t, got.Error(), "what is wrong: xxx")
 	}
 	e := &events{recovered: map[string][]*drivers.TaskEvent{}}
-	e.say(&drivers.TaskConfig{ID: "web"}, "Secrets: "+strings.Repeat("x", 1<<20))
+	e.emit(&drivers.TaskConfig{ID: "web"}, "Secrets: "+strings.Repeat("x", 1<<20))
 	must.LessEq(t, 2<<10, len(e.queued[0].Message))
 	must.StrHasPrefix(t, "Secrets: xxx", e.queued[0].Message)
 

@@ -206,10 +206,14 @@ func (s *taskState) stop(ctx context.Context) (from taskPhase, err error) {
 	return from, err
 }
 
-// exited takes the exit of a process in, if it is a restart's.
-func (s *taskState) exited(res *drivers.ExitResult) (taken bool) {
+// exited takes in an exit that a wait has told, if it is a restart's. One of an earlier wait than the last is nobody's: another
+// process is waited for by now.
+func (s *taskState) exited(wait int, res *drivers.ExitResult) (taken bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if wait != s.waits {
+		return true
+	}
 	if !s.phase.restarting() {
 		return false
 	}
@@ -218,6 +222,16 @@ func (s *taskState) exited(res *drivers.ExitResult) (taken bool) {
 		s.onLocked(finishDone)
 	}
 	return true
+}
+
+// detach takes in that a wait has ended, if it is the last and not a restart's: whether the process runs is to be found out.
+func (s *taskState) detach(wait int) (ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wait == s.waits {
+		_, ok = s.onLocked(waitEnded)
+	}
+	return ok
 }
 
 // newWait begins a wait for the current process. What those before it tell, or have told, is of no interest any more.
@@ -233,13 +247,6 @@ func (s *taskState) newWait() (n int) {
 		s.waits++
 		return s.waits
 	}
-}
-
-// lastWait reports whether a wait is the last that has begun.
-func (s *taskState) lastWait(n int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.waits == n
 }
 
 // exitsOfRestart are the exits of the processes of the restart in place that is under way.
@@ -289,6 +296,13 @@ func (s *taskState) setProcess(p process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.process = p
+}
+
+// updateProcess changes the current process as it is by then: what was read of it before may be old.
+func (s *taskState) updateProcess(change func(*process)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.process)
 }
 
 func (s *taskState) currentProcess() process {

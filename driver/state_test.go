@@ -47,18 +47,37 @@ func TestTaskPhases(t *testing.T) {
 	}
 }
 
+// What an earlier wait tells late, when another process is waited for, is neither the task's end nor a restart's.
+func TestLateExits(t *testing.T) {
+	var s taskState
+	late, last := s.newWait(), s.newWait()
+	must.False(t, s.detach(late))
+	must.True(t, s.exited(late, &drivers.ExitResult{}))
+	must.EqOp(t, phaseRunning, s.now())
+	_, ok, err := s.restart(t.Context(), func() {})
+	must.NoError(t, err)
+	must.True(t, ok)
+	must.True(t, s.exited(late, &drivers.ExitResult{}))
+	notYet(t, s.exitsOfRestart())
+	must.True(t, s.exited(last, &drivers.ExitResult{ExitCode: 1}))
+	must.EqOp(t, 1, s.restarted().ExitCode)
+
+	must.True(t, s.detach(last))
+	must.False(t, s.exited(last, &drivers.ExitResult{}))
+}
+
 // An exit in the midst of a restart in place is the restart's; any other is the task's.
 func TestExitsOfARestart(t *testing.T) {
 	var s taskState
-	must.False(t, s.exited(&drivers.ExitResult{}))
+	must.False(t, s.exited(0, &drivers.ExitResult{}))
 	ctx, cancel := context.WithCancel(t.Context())
 	resumed, ok, err := s.restart(t.Context(), cancel)
 	must.NoError(t, err)
 	must.True(t, ok)
 	must.False(t, resumed)
-	must.True(t, s.exited(&drivers.ExitResult{ExitCode: 1}))
+	must.True(t, s.exited(0, &drivers.ExitResult{ExitCode: 1}))
 	must.EqOp(t, 1, await(t, s.exitsOfRestart()).ExitCode)
-	must.True(t, s.exited(&drivers.ExitResult{ExitCode: 2}))
+	must.True(t, s.exited(0, &drivers.ExitResult{ExitCode: 2}))
 	must.EqOp(t, 2, s.restarted().ExitCode)
 	must.EqOp(t, phaseRunning, s.now())
 

@@ -145,25 +145,22 @@ func (t *task) watch() {
 	id, wait := t.innerID(), t.state.newWait()
 	t.d.background.Go(func() {
 		exits, err := t.d.inner.WaitTask(t.d.ctx, id)
-		if err != nil && !t.state.lastWait(wait) {
-			return // a restart has begun another
-		}
 		if err != nil {
-			t.exited(&drivers.ExitResult{ExitCode: -1, Err: err})
+			t.exited(wait, &drivers.ExitResult{ExitCode: -1, Err: err})
 			return
 		}
 		select {
 		case res, ok := <-exits:
-			if ok && t.d.ctx.Err() == nil && t.state.lastWait(wait) {
-				t.waitEnded(res)
+			if ok && t.d.ctx.Err() == nil {
+				t.waitEnded(wait, res)
 			}
 		case <-t.d.ctx.Done(): // the plugin ends, the task does not
 		}
 	})
 }
 
-func (t *task) exited(res *drivers.ExitResult) {
-	if !t.state.exited(res) {
+func (t *task) exited(wait int, res *drivers.ExitResult) {
+	if !t.state.exited(wait, res) {
 		t.finish(res)
 	}
 }
@@ -243,11 +240,17 @@ func (t *task) destroy(force bool) error {
 			return err
 		}
 	}
+	removed := t.innerID()
 	if err := t.destroyProcess(force); err != nil && !(t.state.now().over() && errors.Is(err, drivers.ErrTaskNotFound)) {
 		t.destroyLater.Store(true) // by whoever sees the process gone, if the task has ended unconfirmed
 		return err
 	}
 	t.finish(&drivers.ExitResult{ExitCode: -1, Err: errors.New("the task was destroyed")})
+	if t.innerID() != removed { // it was reattached to meanwhile, and is not from now on
+		if err := t.destroyProcess(force); err != nil && !errors.Is(err, drivers.ErrTaskNotFound) {
+			return err
+		}
+	}
 	if t.unconfirmed.Load() && !t.lookAgain() {
 		return errUnconfirmed
 	}

@@ -46,7 +46,7 @@ func ensureTmpfs(cfg *drivers.TaskConfig) error {
 	if inMemory || err != nil {
 		return err
 	}
-	if err := mountSecrets(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), secretsSize(cfg)); err != nil {
+	if err := mountSecrets(beneath.PathOf(dir), secretsSize(cfg)); err != nil {
 		return fmt.Errorf("the task's secrets directory is not in memory, and a tmpfs cannot be mounted there: %w", err)
 	}
 	mounted, err := openSecretsDir(cfg)

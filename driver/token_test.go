@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
-	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/launcher"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
@@ -41,7 +39,7 @@ func TestDockerIsNotToldTheToken(t *testing.T) {
 		tk.files, err = taskdir.OpenPublisher(dir)
 		must.NoError(t, err)
 		c := tk.runner.(*containers)
-		c.launcher = func() (string, error) { return filepath.Join(t.TempDir(), "launcher"), nil }
+		c.files = (&launcher.Installer{Dirs: []string{t.TempDir()}}).FilesFor
 		cfg, _, err := c.waitingConfig(t.Context(), tk, channel, hold)
 		must.NoError(t, err)
 
@@ -56,29 +54,5 @@ func TestDockerIsNotToldTheToken(t *testing.T) {
 			must.Eq(t, []string{"A=b"}, given)
 			must.True(t, covered)
 		}
-	}
-}
-
-// What covers the token is bound into containers: it is an empty file of root's, or none.
-func TestCoverFile(t *testing.T) {
-	dir := t.TempDir()
-	for range 2 {
-		path, err := coverFile(dir)
-		must.NoError(t, err)
-		info, err := os.Lstat(path)
-		must.NoError(t, err)
-		must.Eq(t, 0o444, info.Mode())
-		must.Zero(t, info.Size())
-	}
-	for name, make := range map[string]func(path string) error{
-		"a link":         func(path string) error { return os.Symlink("/etc/shadow", path) },
-		"a FIFO":         func(path string) error { return unix.Mkfifo(path, 0o666) },
-		"not empty":      func(path string) error { return os.WriteFile(path, []byte("x"), 0o444) },
-		"another user's": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o444), os.Chown(path, 4242, -1)) },
-	} {
-		dir := t.TempDir()
-		must.NoError(t, make(filepath.Join(dir, "empty")))
-		_, err := coverFile(dir)
-		must.Error(t, err, must.Sprint(name))
 	}
 }

@@ -19,9 +19,10 @@ var wrappedDocker = wrapped{
 	taskSchema:    new(docker.Driver).TaskConfigSchema,
 	serve:         func(d *Driver) Plugin { return &Docker{Driver: d} },
 	inContainer:   true,
+	ofEngine:      true,
 	runner:        func(d *Driver, exposeToken bool) runner { return d.newContainers(exposeToken) },
 	options:       map[string]*hclspec.Spec{"allowed_modes": allowedModesBlock},
-	besideConfig:  withoutReconciler,
+	config:        dockerConfig,
 	besideWarning: "the built-in docker driver removes containers that it does not know, ours too: set gc { dangling_containers { enabled = false } } in its plugin block",
 	guardDirs: func(cfg *drivers.TaskConfig) (rootsFiles []string, err error) {
 		if cfg.DNS != nil {
@@ -81,10 +82,14 @@ func (d *Docker) ExecTaskStreaming(ctx context.Context, taskID string, opts *dri
 	return t.execStreaming(ctx, inner, opts)
 }
 
-// withoutReconciler is the inner docker driver's config with its container reconciler off. Each
-// docker driver instance removes running Nomad containers that it does not track, so beside the
-// built-in, ours would remove the built-in's (docs/nomad.md).
-func withoutReconciler(raw []byte) ([]byte, error) {
+// leastImageDelay is how long an image stays, at the least, that no task uses any more. A restart in place uses it again: the
+// wrapped driver has removed the container by then, and is to find the image.
+const leastImageDelay = "3m"
+
+// dockerConfig is the inner docker driver's config: no image goes at once, and beside the built-in its container reconciler is
+// off. Each docker driver instance removes running Nomad containers that it does not track, so beside the built-in, ours would
+// remove the built-in's (docs/nomad.md).
+func dockerConfig(raw []byte, beside bool) ([]byte, error) {
 	cfg := map[string]any{}
 	if len(raw) > 0 {
 		if err := base.MsgPackDecode(raw, &cfg); err != nil {
@@ -92,11 +97,20 @@ func withoutReconciler(raw []byte) ([]byte, error) {
 		}
 	}
 	gc, _ := cfg["gc"].(map[string]any)
-	if gc == nil {
-		gc = map[string]any{"image": true, "image_delay": "3m", "container": true}
+	switch {
+	case gc == nil && !beside: // the schema gives each operator's one
+		return raw, nil
+	case gc == nil:
+		gc = map[string]any{"image": true, "image_delay": leastImageDelay, "container": true}
 		cfg["gc"] = gc
 	}
-	gc["dangling_containers"] = map[string]any{"enabled": false, "period": "5m", "creation_grace": "5m"}
+	if beside {
+		gc["dangling_containers"] = map[string]any{"enabled": false, "period": "5m", "creation_grace": "5m"}
+	}
+	delay, _ := gc["image_delay"].(string)
+	if given, err := time.ParseDuration(delay); err == nil && given < mustDuration(leastImageDelay) { // another error is the wrapped driver's
+		gc["image_delay"] = leastImageDelay
+	}
 	var out []byte
 	if err := base.MsgPackEncode(&out, cfg); err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ var wrappedRawExec = wrapped{
 	open:       rawexec.NewRawExecDriver,
 	taskSchema: new(rawexec.Driver).TaskConfigSchema,
 	serve:      func(d *Driver) Plugin { return &RawExec{Driver: d} },
+	optIn:      true,
 	runner:     func(*Driver, bool) runner { return &processes{} },
 	// Nomad refuses mounts for the built-in, but does not ask a plugin.
 	check: func(cfg *drivers.TaskConfig) error {

@@ -19,8 +19,8 @@ import (
 )
 
 // Every job in jobs/ runs as it is, on a Vault that is set up by the very commands of jobs/README.md, and
-// does what its comment says: when it starts, and when its secret changes. Each logs in with a role
-// that has its own policy alone, so the policies are shown to be enough, too.
+// does what its comment says: when it starts, and when its secret changes. Each logs in with the role and the
+// one policy that `policy -role` wrote for it: so what that writes is shown to be enough.
 func TestExampleJobs(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

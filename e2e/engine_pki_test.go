@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"os"
@@ -14,19 +15,26 @@ import (
 )
 
 // A certificate for a key that is made on the node, as files and as keystores that OpenSSL and Java read; the next
-// certificate is for another key, or, with reuse_key, for the same.
+// certificate is for another key, or, with reuse_key, for the same. Vault is sent no key: its audit log has the certificates and none of
+// the keys.
 func TestKeyMadeOnTheNode(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	require.NoError(t, l.Vault.EnablePKI(l.Ctx, "own-key", "web"))
 	require.NoError(t, l.Vault.Policy(l.Ctx, "own-key", `path "own-key/sign/web" { capabilities = ["update"] }`))
 	l.AllowRole("own-key")
+	l.WriteVault("own-key/roles/web", map[string]any{
+		"allowed_domains": "example.com", "allow_subdomains": true, "key_type": "any", "max_ttl": "72h",
+	})
 
-	for driver, reuse := range map[string]string{"docker": "false", "raw_exec": "true"} {
-		t.Run(driver, func(t *testing.T) {
+	for _, c := range []struct{ driver, key, reuse string }{
+		{"docker", "ec", "false"}, {"raw_exec", "ed25519", "true"}, {"raw_exec", "rsa", "false"},
+	} {
+		driver, reuse := c.driver, c.reuse
+		t.Run(driver+" "+c.key, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			alloc := l.RunAll(lab.Job{ID: "own-key-" + driver, Driver: driver, Role: "own-key",
+			alloc := l.RunAll(lab.Job{ID: "own-key-" + c.key, Driver: driver, Role: "own-key",
 				Run: []string{"/bin/sh", "-c", "exec testapp sleep"},
 				// A minute is the shortest life that there may be.
 				Config: `secret "tls" {
@@ -36,6 +44,7 @@ func TestKeyMadeOnTheNode(t *testing.T) {
 					splay       = "0s"
 					csr {
 						common_name = "web.example.com"
+						key_type    = "` + c.key + `"
 						reuse_key   = ` + reuse + `
 					}
 					file "cert.pem" { field = "certificate" }
@@ -44,19 +53,19 @@ func TestKeyMadeOnTheNode(t *testing.T) {
 					file "web.jks" { template = "{{ jks .certificate .private_key .ca_chain \"changeit\" }}" }
 				}`})[0]
 			at := func(name string) string { return filepath.Join(alloc.SecretsDir("app"), name) }
-			pair := func() (pair tls.Certificate, key string, err error) { // an error also where a swap comes between
+			pair := func() (pair tls.Certificate, cert, key string, err error) { // an error also where a swap comes between
 				certPEM, err := os.ReadFile(at("cert.pem"))
 				if err != nil {
-					return pair, "", err
+					return pair, "", "", err
 				}
 				keyPEM, err := os.ReadFile(at("key.pem"))
 				if err != nil {
-					return pair, "", err
+					return pair, "", "", err
 				}
 				pair, err = tls.X509KeyPair(certPEM, keyPEM)
-				return pair, string(keyPEM), err
+				return pair, string(certPEM), string(keyPEM), err
 			}
-			first, firstKey, err := pair()
+			first, firstCert, firstKey, err := pair()
 			require.NoError(t, err)
 			require.NoError(t, first.Leaf.VerifyHostname("web.example.com"))
 			for _, read := range [][]string{
@@ -69,7 +78,7 @@ func TestKeyMadeOnTheNode(t *testing.T) {
 			}
 			var nextKey string
 			l.Until("another certificate", func() error {
-				next, key, err := pair()
+				next, _, key, err := pair()
 				if err == nil && next.Leaf.SerialNumber.Cmp(first.Leaf.SerialNumber) == 0 {
 					err = errors.New("the same certificate")
 				}
@@ -77,7 +86,25 @@ func TestKeyMadeOnTheNode(t *testing.T) {
 				return err
 			})
 			require.Equal(t, reuse == "true", firstKey == nextKey)
+			require.True(t, inAuditLog(l, firstCert))
+			require.False(t, inAuditLog(l, firstKey))
+			require.False(t, inAuditLog(l, nextKey))
 			l.StartedTimes(alloc, 1)
 		})
 	}
+}
+
+// inAuditLog reports whether a value is in Vault's audit log, which has the hash of each that it was sent, or has sent.
+func inAuditLog(l *lab.Lab, value string) bool {
+	l.T.Helper()
+	hash, err := l.Vault.Client().Sys().AuditHashWithContext(l.Ctx, "file", value)
+	require.NoError(l.T, err)
+	log, err := os.ReadFile(l.Vault.AuditPath)
+	require.NoError(l.T, err)
+	for line := range bytes.Lines(log) {
+		if !bytes.Contains(line, []byte(`"sys/audit-hash/file"`)) && bytes.Contains(line, []byte(hash)) { // else it is our own question
+			return true
+		}
+	}
+	return bytes.Contains(log, []byte(value))
 }

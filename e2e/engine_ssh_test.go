@@ -73,6 +73,42 @@ func TestSSHSigning(t *testing.T) {
 	}
 }
 
+// The CA's public key as a file, as who trusts its certificates has it: when another CA takes its place, the task has that one's. While
+// there is none it keeps what it has, and an event says so.
+func TestSSHCAReplaced(t *testing.T) {
+	t.Parallel()
+	for _, driver := range []string{"docker", "raw_exec"} {
+		t.Run(driver, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			name := "sshtrust-" + strings.ReplaceAll(driver, "_", "-")
+			l.WriteVault("sys/mounts/"+name, map[string]any{"type": "ssh"})
+			l.Allow(name, name+"/config/ca")
+			first := sshCA(l, name)
+			alloc := l.RunAll(lab.Job{ID: name, Driver: driver, Role: name,
+				Run: []string{"/bin/sh", "-c", "exec testapp sighup $NOMAD_SECRETS_DIR/ssh/ca.pub"},
+				Config: fmt.Sprintf(`secret "ca" {
+					path          = "%s/config/ca"
+					change_mode   = "signal"
+					change_signal = "SIGHUP"
+					splay         = "0s"
+					file "ssh/ca.pub" {
+						field = "public_key"
+					}
+				}`, name)})[0]
+			require.Equal(t, first, sshKeyOf(t, l.Lines(alloc, "app", "file ", 1)[0]))
+
+			_, err := l.Vault.Client().Logical().DeleteWithContext(l.Ctx, name+"/config/ca")
+			require.NoError(t, err)
+			l.Events(alloc, 1, "not rotated", "keys haven't been configured yet")
+			second := sshCA(l, name)
+			require.NotEqual(t, first, second)
+			require.Equal(t, second, sshKeyOf(t, l.Lines(alloc, "app", "changed ", 1)[0]))
+			l.SameProcess(alloc)
+		})
+	}
+}
+
 // checkSSHCertificate: the key is certified by the CA, now, for a user of these names and no other.
 func checkSSHCertificate(t testing.TB, cert *ssh.Certificate, ca, key ssh.PublicKey, principals ...string) {
 	t.Helper()
@@ -89,10 +125,23 @@ func checkSSHCertificate(t testing.TB, cert *ssh.Certificate, ca, key ssh.Public
 // sshCertificate is in a line of testapp's about a file.
 func sshCertificate(t *testing.T, line string) *ssh.Certificate {
 	t.Helper()
+	return parseSSHCertificate(t, fileInLine(t, line))
+}
+
+// sshKeyOf is the public key in a line of testapp's about a file.
+func sshKeyOf(t *testing.T, line string) ssh.PublicKey {
+	t.Helper()
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(fileInLine(t, line)))
+	require.NoError(t, err, line)
+	return key
+}
+
+func fileInLine(t *testing.T, line string) string {
+	t.Helper()
 	_, quoted, _ := strings.Cut(line, " ")
 	content, err := strconv.Unquote(quoted)
 	require.NoError(t, err, line)
-	return parseSSHCertificate(t, content)
+	return content
 }
 
 func parseSSHCertificate(t testing.TB, content string) *ssh.Certificate {

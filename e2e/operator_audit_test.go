@@ -190,8 +190,8 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 
-	misnamed := filepath.Join(filepath.Dir(pluginFile(l)), "nomad-driver-secrets")
-	require.NoError(t, os.Link(pluginFile(l), misnamed))
+	misnamed := filepath.Join(filepath.Dir(l.Agent.PluginFile("docker")), "nomad-driver-secrets")
+	require.NoError(t, os.Link(l.Agent.PluginFile("docker"), misnamed))
 	t.Cleanup(func() { require.NoError(t, os.Remove(misnamed)) })
 	out, status = operate(l, "doctor", "-json")
 	require.Equal(t, 1, status)
@@ -202,11 +202,6 @@ func clientConfig(l *lab.Lab) string {
 	return filepath.Join(filepath.Dir(l.Agent.DataDir()), "client.hcl")
 }
 
-// pluginFile is this program, as it is in the agent's plugin_dir.
-func pluginFile(l *lab.Lab) string {
-	return filepath.Join(filepath.Dir(l.Agent.DataDir()), "plugins", l.Agent.Driver("docker"))
-}
-
 // operate runs a command of this program as an operator does, with the agent's configuration if the arguments name no other.
 func operate(l *lab.Lab, command string, args ...string) (stdout string, status int) {
 	l.T.Helper()
@@ -214,7 +209,7 @@ func operate(l *lab.Lab, command string, args ...string) (stdout string, status 
 		args = append([]string{"-config", clientConfig(l)}, args...)
 	}
 	var out, errOut strings.Builder
-	cmd := exec.CommandContext(l.Ctx, pluginFile(l), append([]string{command}, args...)...)
+	cmd := exec.CommandContext(l.Ctx, l.Agent.PluginFile("docker"), append([]string{command}, args...)...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
 	var exit *exec.ExitError

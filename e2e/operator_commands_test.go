@@ -241,12 +241,12 @@ func (l *operatorLab) rotateOne() {
 	require.Contains(l.T, stderr, "no secret of a task that runs here matches")
 }
 
-// documented runs the commands of the README.
+// documented runs the commands of docs/operate.md.
 func (l *operatorLab) documented() {
 	l.T.Helper()
-	readme, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../docs/operate.md")
 	require.NoError(l.T, err)
-	_, section, found := strings.Cut(string(readme), "\n## Status, refresh, rotate\n")
+	_, section, found := strings.Cut(string(page), "\n## Status, refresh, rotate\n")
 	require.True(l.T, found)
 	_, block, found := strings.Cut(section, "```sh\n")
 	require.True(l.T, found)

@@ -34,7 +34,7 @@ func TestLongOutageAtStart(t *testing.T) {
 
 	proxy.Refuse()
 	job, at := l.SubmitFile("outage-start", lab.Vars{"name": "long-start", "ttl": "1h"}), time.Now()
-	pass(l, 4*time.Minute)
+	pass(l.Lab, 4*time.Minute)
 	require.NoError(t, proxy.Accept())
 	alloc, err := job.Running(l.Ctx)
 	require.NoError(t, err)
@@ -76,7 +76,7 @@ func TestLongOutageBesideTheBuiltIn(t *testing.T) {
 
 	since := l.Mark()
 	vault.Stop()
-	pass(l, 7*time.Minute)
+	pass(l.Lab, 7*time.Minute)
 	require.NoError(t, vault.Start(l.Ctx))
 	l.AwaitEvent(ours, time.Time{}, "server reachable again")
 	l.Undisturbed(ours)
@@ -114,7 +114,7 @@ func readOften(l *lab.OutageLab) {
 }
 
 // pass lets time pass.
-func pass(l *lab.OutageLab, d time.Duration) {
+func pass(l *lab.Lab, d time.Duration) {
 	end := time.Now().Add(d)
 	l.Until(d.String()+" to pass", func() error {
 		if left := time.Until(end); left > 0 {

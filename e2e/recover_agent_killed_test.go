@@ -36,7 +36,7 @@ func TestAgentKilledInMidRotation(t *testing.T) {
 
 // agentToo kills the plugin when the first task comes to a point, and with it the agent.
 func (m *crashMatrix) agentToo(p crashpoint.Point) {
-	m.kill("rotation, the agent too", p, "", hadNoProcess(p), func() {
+	m.kill("rotation, the agent too", p, hadNoProcess(p), strike{provoke: func() {
 		m.Until("the plugin to die", func() error {
 			if hit, _ := filepath.Glob(filepath.Join(m.dir, "hit", "*")); len(hit) == 0 {
 				return errors.New("the point was not reached")
@@ -47,5 +47,5 @@ func (m *crashMatrix) agentToo(p crashpoint.Point) {
 		_ = m.Agent.KillPlugin("docker") // one of them is dead already, and Nomad may have started another
 		_ = m.Agent.KillPlugin("raw_exec")
 		require.NoError(m.T, m.Agent.Start(m.Ctx))
-	})
+	}})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/lab"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -36,10 +37,12 @@ type crashMatrix struct {
 	plugin string // its file
 	dir    string // where crash points are asked for
 
-	tasks []*crashTask // that are to run
-	made  int
-	rows  []crashRow
-	lost  int // users that Vault made and has no lease of
+	tasks  []*crashTask // that are to run
+	made   int
+	kindOf map[string]crashKind // of each task that there was
+	rows   []crashRow
+	deaths map[crashKind]int // by the kind of the task that the plugin died for
+	lost   int               // users that Vault made and has no lease of
 }
 
 type crashTask struct {
@@ -55,7 +58,8 @@ type crashRow struct {
 	phase     string
 	point     crashpoint.Point
 	healed    time.Duration
-	restarted []string // the tasks that Nomad restarted for it
+	restarted []string // the tasks that Nomad restarted since the kill before it, each as often as it did
+	tasks     int      // that there are
 	strays    int      // credentials that were nobody's
 	strayFor  time.Duration
 	err       error
@@ -84,7 +88,10 @@ func crashDir(agent *harness.Agent, driver string) string {
 // newCrashMatrix makes a matrix with tasks of a driver. The mark, of five or six letters, is its own.
 func newCrashMatrix(t *testing.T, agent *harness.Agent, driver, mark string) *crashMatrix {
 	l := newLabOn(t, agent)
-	m := &crashMatrix{Lab: l, driver: driver, mark: mark, dir: crashDir(agent, driver)}
+	m := &crashMatrix{
+		Lab: l, driver: driver, mark: mark, dir: crashDir(agent, driver),
+		kindOf: map[string]crashKind{}, deaths: map[crashKind]int{},
+	}
 	m.plugin = strings.TrimSuffix(m.dir, crashpoint.DirSuffix)
 	m.within(stepBound)
 	m.setUp()
@@ -123,27 +130,50 @@ func (m *crashMatrix) add(job *harness.Job, kind crashKind) {
 	m.tasks = append(m.tasks, &crashTask{name: job.ID, kind: kind, job: job, alloc: alloc})
 }
 
-// atStart kills the plugin at a point in the start of a new task.
-func (m *crashMatrix) atStart(p crashpoint.Point, kind crashKind) {
+// strike is one death of the plugin.
+type strike struct {
+	of      []string // the tasks that it may die for; none: whatever task comes first
+	provoke func()
+}
+
+// atStart kills the plugin at a point in the start of new tasks, one after the other.
+func (m *crashMatrix) atStart(p crashpoint.Point, kinds ...crashKind) {
+	var strikes []strike
+	for _, kind := range kinds {
+		name := m.nextName()
+		strikes = append(strikes, strike{[]string{name}, func() { m.add(m.submit(name, kind), kind) }})
+	}
 	phase := "start"
-	if kind == vaultBlock {
+	if kinds[0] == vaultBlock {
 		phase = "start, vault block"
 	}
-	name := m.nextName()
-	m.kill(phase, p, name, hadNoProcess(p), func() { m.add(m.submit(name, kind), kind) })
+	m.kill(phase, p, hadNoProcess(p), strikes...)
 }
 
 // whileRunning kills the plugin when the first task comes to a point.
 func (m *crashMatrix) whileRunning(phase string, points ...crashpoint.Point) {
 	for _, p := range points {
-		m.kill(phase, p, "", hadNoProcess(p), func() {})
+		m.kill(phase, p, hadNoProcess(p), strike{provoke: func() {}})
+	}
+}
+
+// whileOneRuns is whileRunning for the first task of a kind.
+func (m *crashMatrix) whileOneRuns(kind crashKind, phase string, points ...crashpoint.Point) {
+	var names []string
+	for _, task := range m.tasks {
+		if task.kind == kind {
+			names = append(names, task.name)
+		}
+	}
+	for _, p := range points {
+		m.kill(phase, p, hadNoProcess(p), strike{names, func() {}})
 	}
 }
 
 // hadNoProcess says which tasks Nomad may restart after a kill at a point of a rotation.
-func hadNoProcess(p crashpoint.Point) func(task *crashTask, victim string) bool {
-	return func(task *crashTask, victim string) bool {
-		if task.name == victim {
+func hadNoProcess(p crashpoint.Point) func(task *crashTask, victims []string) bool {
+	return func(task *crashTask, victims []string) bool {
+		if slices.Contains(victims, task.name) {
 			// Without a process nobody writes to the log pipes: then only Nomad, who restarts the
 			// task, can bring its logs back (docs/nomad.md).
 			return p == crashpoint.OldStopped || p == crashpoint.OldDestroyed
@@ -156,34 +186,122 @@ func hadNoProcess(p crashpoint.Point) func(task *crashTask, victim string) bool 
 // recovery failed.
 func (m *crashMatrix) atRecovery(points ...crashpoint.Point) {
 	for _, p := range points {
-		m.kill("recovery", p, "", func(*crashTask, string) bool { return true }, func() {
+		m.kill("recovery", p, func(*crashTask, []string) bool { return true }, strike{provoke: func() {
 			require.NoError(m.T, m.Agent.KillPlugin(m.driver))
-		})
+		}})
 	}
 }
 
-// atEnd kills the plugin at a point in the end of a task.
+// atEnd kills the plugin at a point in the end of tasks, one after the other: of one with a batch token, if there is any, and of one
+// without.
 func (m *crashMatrix) atEnd(points ...crashpoint.Point) {
+	batch := func(task *crashTask) bool { return task.kind == batchToken }
 	for _, p := range points {
-		last := m.tasks[len(m.tasks)-1]
-		m.tasks = m.tasks[:len(m.tasks)-1]
-		m.kill("end", p, last.name, hadNoProcess(p), func() {
-			require.NoError(m.T, last.job.Stop(m.Ctx))
-			m.Until("nothing of "+last.name+" to be left", func() error { return m.left(last) })
-		})
+		var strikes []strike
+		for _, last := range []*crashTask{m.take(batch), m.take(func(task *crashTask) bool { return !batch(task) })} {
+			if last == nil {
+				continue
+			}
+			strikes = append(strikes, strike{[]string{last.name}, func() { m.end(last) }})
+		}
+		m.kill("end", p, hadNoProcess(p), strikes...)
 	}
 }
 
-// kill asks for the plugin's death at a point, provokes it, and waits until all is well again.
-func (m *crashMatrix) kill(phase string, p crashpoint.Point, task string, mayRestart func(task *crashTask, victim string) bool, provoke func()) {
+// take takes out the last of the tasks that are to run and are such; nil: there is none.
+func (m *crashMatrix) take(which func(*crashTask) bool) *crashTask {
+	for i, task := range slices.Backward(m.tasks) {
+		if which(task) {
+			m.tasks = slices.Delete(m.tasks, i, i+1)
+			return task
+		}
+	}
+	return nil
+}
+
+// keep ends tasks of a kind until n of them are left.
+func (m *crashMatrix) keep(kind crashKind, n int) {
+	m.within(stepBound)
+	var rest []*crashTask
+	for _, task := range m.tasks {
+		if task.kind == kind {
+			rest = append(rest, task)
+		}
+	}
+	var stops errgroup.Group
+	for _, task := range rest[:len(rest)-n] {
+		m.take(func(t *crashTask) bool { return t == task })
+		stops.Go(func() error { return task.job.Stop(m.Ctx) })
+	}
+	require.NoError(m.T, stops.Wait())
+	for _, task := range rest[:len(rest)-n] {
+		m.Until("nothing of "+task.name+" to be left", func() error { return m.left(task) })
+	}
+}
+
+func (m *crashMatrix) end(task *crashTask) {
+	require.NoError(m.T, task.job.Stop(m.Ctx))
+	m.Until("nothing of "+task.name+" to be left", func() error { return m.left(task) })
+}
+
+// kill has the plugin die at a point, once a strike, and waits until all is well again.
+func (m *crashMatrix) kill(phase string, p crashpoint.Point, mayRestart func(task *crashTask, victims []string) bool, strikes ...strike) {
 	m.T.Helper()
 	m.within(stepBound)
-	asked := string(p)
-	if task != "" {
-		asked += "@" + task
+	var died time.Time
+	var victims []string
+	for _, s := range strikes {
+		var victim string
+		victim, died = m.die(phase, p, s)
+		victims = append(victims, victim)
 	}
-	require.NoError(m.T, os.WriteFile(filepath.Join(m.dir, asked), nil, 0o600))
-	provoke()
+
+	row := crashRow{phase: phase, point: p, tasks: len(m.tasks)}
+	ctx, cancel := context.WithTimeout(m.Ctx, healBound)
+	defer cancel()
+	row.err = m.healed(ctx)
+	row.healed = time.Since(died)
+	for _, task := range m.tasks {
+		n, err := task.alloc.Restarts(m.Ctx, task.name)
+		require.NoError(m.T, err)
+		if n == task.restarts {
+			continue
+		}
+		for ; task.restarts < n; task.restarts++ {
+			row.restarted = append(row.restarted, task.name)
+		}
+		if !mayRestart(task, victims) {
+			row.err = errors.Join(row.err, fmt.Errorf("Nomad restarted %s (the plugin died for %s)", task.name, victims))
+		}
+	}
+	var err error
+	row.strays, err = m.strays(m.Ctx)
+	row.err = errors.Join(row.err, err)
+	row.strayFor = time.Since(died)
+	m.rows = append(m.rows, row)
+	for _, victim := range victims {
+		m.deaths[m.kindOf[victim]]++
+	}
+	if row.err != nil {
+		m.T.Errorf("%s: killed at %s: %v", phase, p, row.err)
+		require.NoError(m.T, m.healed(m.Ctx)) // there is no going on from here
+	}
+}
+
+// die asks for the plugin's death at a point, provokes it, and says for which task it died, and when.
+func (m *crashMatrix) die(phase string, p crashpoint.Point, s strike) (victim string, died time.Time) {
+	m.T.Helper()
+	asked := []string{string(p)}
+	if len(s.of) > 0 {
+		asked = nil
+		for _, task := range s.of {
+			asked = append(asked, string(p)+"@"+task)
+		}
+	}
+	for _, name := range asked {
+		require.NoError(m.T, os.WriteFile(filepath.Join(m.dir, name), nil, 0o600))
+	}
+	s.provoke()
 	var hit string
 	m.Until(fmt.Sprintf("a death at %s (%s)", p, phase), func() error {
 		found, _ := filepath.Glob(filepath.Join(m.dir, "hit", "*"))
@@ -195,35 +313,15 @@ func (m *crashMatrix) kill(phase string, p crashpoint.Point, task string, mayRes
 	})
 	info, err := os.Lstat(hit)
 	require.NoError(m.T, err)
-	require.NoError(m.T, os.Remove(hit))
-	died := inodeChanged(info)
-	_, victim, _ := strings.Cut(filepath.Base(hit), "@")
-
-	row := crashRow{phase: phase, point: p}
-	ctx, cancel := context.WithTimeout(m.Ctx, healBound)
-	defer cancel()
-	row.err = m.healed(ctx)
-	row.healed = time.Since(died)
-	for _, task := range m.tasks {
-		n, err := task.alloc.Restarts(m.Ctx, task.name)
-		require.NoError(m.T, err)
-		if n == task.restarts {
-			continue
-		}
-		row.restarted = append(row.restarted, task.name)
-		task.restarts = n
-		if mayRestart == nil || !mayRestart(task, victim) {
-			row.err = errors.Join(row.err, fmt.Errorf("Nomad restarted %s (the plugin died for %s)", task.name, victim))
-		}
+	for _, name := range asked { // of several, one is enough
+		_ = os.Remove(filepath.Join(m.dir, name))
 	}
-	row.strays, err = m.strays(m.Ctx)
-	row.err = errors.Join(row.err, err)
-	row.strayFor = time.Since(died)
-	m.rows = append(m.rows, row)
-	if row.err != nil {
-		m.T.Errorf("%s: killed at %s: %v", phase, p, row.err)
-		require.NoError(m.T, m.healed(m.Ctx)) // there is no going on from here
+	found, _ := filepath.Glob(filepath.Join(m.dir, "hit", "*"))
+	for _, file := range found { // a second task may have come to the point as the process died
+		require.NoError(m.T, os.Remove(file))
 	}
+	_, victim, _ = strings.Cut(filepath.Base(hit), "@")
+	return victim, inodeChanged(info)
 }
 
 // points are those that the plugin was killed at.
@@ -277,14 +375,22 @@ func (m *crashMatrix) finish() {
 
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "phase\tkilled when\tall well after\trestarted by Nomad\torphaned credentials\tthe last died after")
+	fmt.Fprintln(w, "phase\tkilled when\tall well after\trestarts by Nomad for it\torphaned credentials\tthe last died after")
 	for _, r := range m.rows {
 		strays, died := "none", ""
 		if r.strays > 0 {
 			strays, died = fmt.Sprint(r.strays), r.strayFor.Round(100*time.Millisecond).String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%v\t%d\t%s\t%s\n", r.phase, r.point, r.healed.Round(100*time.Millisecond), len(r.restarted), strays, died)
+		fmt.Fprintf(w, "%s\t%s\t%v\t%d of %d tasks\t%s\t%s\n", r.phase, r.point, r.healed.Round(100*time.Millisecond), len(r.restarted), r.tasks, strays, died)
 	}
 	w.Flush()
-	m.T.Logf("%s: %d kills, %d users lost by Vault\n%s", m.driver, len(m.rows), m.lost, table.String())
+	m.T.Logf("%s: plugin died %d times, %d of them for a task with a batch token; %d users lost by Vault\n%s",
+		m.driver, m.deathsInAll(), m.deaths[batchToken], m.lost, table.String())
+}
+
+func (m *crashMatrix) deathsInAll() (n int) {
+	for _, of := range m.deaths {
+		n += of
+	}
+	return n
 }

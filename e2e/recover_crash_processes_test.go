@@ -39,6 +39,9 @@ func (m *crashMatrix) healed(ctx context.Context) error {
 			}) {
 				return fmt.Errorf("%s is not watched: its log pipe is not held open", task.name)
 			}
+			if task.kind == batchToken && fine[task.name] != 0 {
+				continue // by now it may be between two processes again, and others with it
+			}
 			p, err := procs.theOneOf(task, m.driver)
 			if err != nil {
 				return err

@@ -71,12 +71,11 @@ func TestEngineGone(t *testing.T) {
 }
 
 // C6: the engine, the path or the right to read of a static secret is gone. The task keeps what it has,
-// and is told once, however often it is polled; and again when it is lost again.
+// and gets one event, however often that is polled; and another when it is lost again.
 func TestStaticSecretGone(t *testing.T) {
 	policy := `path "%s/data/app" { capabilities = ["read"] }`
 	tests := map[string]struct {
 		lose, restore func(l *lab.OutageLab, name string) error
-		text          string
 	}{
 		"engine": {
 			lose: func(l *lab.OutageLab, name string) error {

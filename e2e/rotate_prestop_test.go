@@ -117,3 +117,25 @@ pre_stop_wait   = "5m"`, []string{"sighup"}, func(t *testing.T, p *preStop) {
 		require.Len(t, p.Lines(p.alloc, lab.App, "start ", 1), 1, "processes started")
 	})
 }
+
+// Where allocations would be restarted before the one before them is up, the second one's start says so.
+func TestPreStopOverlaps(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.PutColour("finishing", "green")
+	l.Allow("finishing", "secret/data/finishing")
+	allocs, err := l.SubmitFile("finishing", lab.Vars{"name": "prestop-overlaps", "stagger": "7s"}).AllRunning(l.Ctx, 2)
+	require.NoError(t, err)
+	for _, alloc := range allocs {
+		info, err := alloc.Info(l.Ctx)
+		require.NoError(t, err)
+		const warning = `may be restarted at the same time when secret "app" changes: stagger (7s) is to be above splay + pre_stop_wait + stop_timeout (0s + 4s + 3s)`
+		if strings.HasSuffix(info.Name, "[1]") {
+			l.Event(alloc, warning)
+			continue
+		}
+		events, err := alloc.Events(l.Ctx, lab.App)
+		require.NoError(t, err)
+		require.NotContains(t, strings.Join(events, "\n"), "at the same time")
+	}
+}

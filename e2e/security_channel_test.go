@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -125,6 +124,8 @@ func TestLaunchersAreNotTakenOver(t *testing.T) {
 			_, _, _ = alloc.ExecAsIs(l.Ctx, task, "/bin/sh", "-c", "echo exec")
 		}
 	})
+	ownHost.stop()
+	ownInside.stop()
 	failed := []func() []string{l.WatchCheck("channel-docker", "colour"), l.WatchCheck("channel-raw", "colour")}
 	a.phase("script check", strangers, func(i int) {
 		for _, task := range victims {
@@ -215,6 +216,7 @@ type attacker struct {
 	name   string
 	own    bool // it is of the victim's own user
 	counts atomic.Pointer[hostile.Counts]
+	stop   func() // and wait for its end
 }
 
 // proofs are what an attacker's command would leave: beside the tasks, on the host and as containers see it.
@@ -258,18 +260,14 @@ func (a *channelAttack) start(name string, own bool, cmd *exec.Cmd) *attacker {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var c hostile.Counts
-			if json.Unmarshal(lines.Bytes(), &c) == nil {
-				of.counts.Store(&c)
-			}
-		}
+		hostile.Follow(out, of.counts.Store)
 	}()
-	a.T.Cleanup(func() {
+	of.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		<-read
 		_ = cmd.Wait()
 	})
+	a.T.Cleanup(of.stop)
 	a.attackers = append(a.attackers, of)
 	return of
 }

@@ -158,7 +158,7 @@ func TestDeadDatabaseStarvesNobody(t *testing.T) {
 }
 
 // C11: certificates of a second are refused at the start, by name; and with hundreds of the shortest that may be,
-// at a rate too low for them, a neighbour's lease lives, its changes are seen, and the operator is told once.
+// at a rate too low for them, a neighbour's lease lives, its changes are seen, and the log says it to the operator once.
 func TestShortCertificatesStarveNobody(t *testing.T) {
 	l := newFairLab(t, "fair-certs", "raw_exec", map[string]any{"request_rate": 4})
 	require.NoError(t, l.Server.EnablePKI(l.Ctx, "fair-pki", "web"))

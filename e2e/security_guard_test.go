@@ -237,6 +237,8 @@ func TestLogFIFOReplacedByAContainer(t *testing.T) {
 			"own":    {"/alloc/logs", ""},
 			"bound":  {"/other/logs", `volumes = ["../alloc:/other"]`},
 			"direct": {"/logs", `volumes = ["../alloc/logs:/logs"]`},
+			"whole":  {"/all/alloc/logs", `volumes = ["..:/all"]`},
+			"mount":  {"/all/alloc/logs", "mount {\n type = \"bind\"\n source = \"..\"\n target = \"/all\"\n}"},
 		} {
 			victim := g.plant("fifo-"+name, "untouched\n")
 			script := fmt.Sprintf(`test -e /local/tried && { echo owned by a task; exec sleep 1000; }; touch /local/tried; cd %s; (rm .web.stdout.fifo && ln -s %s .web.stdout.fifo && echo replaced || echo denied) 2>&1 >/local/result; cat /local/result; sleep 1; exit 1`, way[0], victim)

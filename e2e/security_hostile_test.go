@@ -60,9 +60,9 @@ func TestHostileTask(t *testing.T) {
 	h.AllowLeased("hostile", "secret/data/hostile")
 	plugin, err := h.Agent.PluginPID("raw_exec")
 	require.NoError(t, err)
-	launchers, err := filepath.Glob("/var/lib/nomad-driver-secrets/launcher-*")
+	launchers, err := filepath.Glob("/var/lib/nomad-driver-secrets/launcher-host-*")
 	require.NoError(t, err)
-	launcher := "/var/lib/nomad-driver-secrets" // none yet, if no test with docker has run
+	launcher := "/var/lib/nomad-driver-secrets" // none yet, if no other test has run
 	if len(launchers) > 0 {
 		launcher = launchers[0]
 	}
@@ -95,7 +95,7 @@ func TestHostileTask(t *testing.T) {
         memory = 32
       }
     }`
-	// Before a task is started its private/ is as Nomad made it (README): the neighbour is up first.
+	// Before a task is started its private/ is as Nomad made it (docs/security.md): the neighbour is up first.
 	const first = "lifecycle {\n hook = \"prestart\"\n sidecar = true\n}"
 	args := fmt.Sprintf("[\"-c\", var.attacks, \"hostile\", %q, %q, \"%d\"]", h.Agent.StateDir, launcher, plugin)
 	alloc := h.Run(fmt.Sprintf("variable \"attacks\" {}\njob \"hostile\" {\n  group \"g\" {%s%s\n  }\n}",

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
@@ -13,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A container that SELinux confines runs the launcher, reads its secrets, is restarted in place, and has
+// A container that SELinux confines runs the launcher, reads its secrets and its live directory (C15), is restarted in place, and has
 // commands run in it (L1), whatever the operator's selinuxlabel is: the wrapped driver needs none for a task
 // that gets all by its environment.
 func TestSELinux(t *testing.T) {
@@ -38,7 +37,7 @@ func testConfined(l *lab.Lab, name string) {
 	alloc := l.RunFile("selinux", lab.Vars{"name": name})
 	started := func(n int, colour string) {
 		t.Helper()
-		require.Contains(t, l.Lines(alloc, "app", "start ", n)[n-1], colour+" "+colour+" in system_u:system_r:container_t:s0:c")
+		require.Contains(t, l.Lines(alloc, "app", "start ", n)[n-1], colour+" "+colour+" "+colour+" in system_u:system_r:container_t:s0:c")
 		out, code, err := alloc.Exec(l.Ctx, "app", "sh", "-c", "echo $COLOUR")
 		require.NoError(t, err)
 		require.Zero(t, code, out)
@@ -53,7 +52,7 @@ func testConfined(l *lab.Lab, name string) {
 	container, err := alloc.Container(l.Ctx, "app")
 	require.NoError(t, err)
 	for _, mount := range container.Mounts {
-		if strings.HasPrefix(filepath.Base(mount.Source), "launcher-") {
+		if filepath.Base(mount.Source) == "launcher" {
 			launcher = mount.Source
 		}
 	}

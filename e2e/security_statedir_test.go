@@ -99,7 +99,7 @@ func TestStateDirThatIsNoMemory(t *testing.T) {
 			image = `image = "${meta.image}"`
 		}
 		l.AllowLeased(name, "secret/data/state-refused")
-		jobs[driver] = l.Submit(fmt.Sprintf(mendJob, name, driver, image+"\nsecret \"app\" {\n path = \"secret/state-refused\"\n}"))
+		jobs[driver] = l.Submit(fmt.Sprintf(fixJob, name, driver, image+"\nsecret \"app\" {\n path = \"secret/state-refused\"\n}"))
 	}
 	for driver, job := range jobs {
 		alloc := l.FirstAlloc(job)

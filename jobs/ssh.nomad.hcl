@@ -1,6 +1,7 @@
 # An SSH certificate: Vault signs the public half of a key that the task has from elsewhere. (With path
 # ssh/issue/deploy and no public_key it makes the key, too: the field private_key.) The certificate's end
-# is in itself: it is signed anew at about two thirds of its life.
+# is in itself: it is signed anew at about two thirds of its life. Those who trust the CA read ssh/config/ca (no
+# params, the field public_key), and get the key of the one that takes its place.
 job "ssh" {
   group "app" {
     constraint {

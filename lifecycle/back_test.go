@@ -70,6 +70,42 @@ func TestAnswerBringsRetriesForward(t *testing.T) {
 		heard("vault", &secrets.Error{Kind: secrets.Outage, Err: errors.New("the database is away"), Elsewhere: true})
 		time.Sleep(time.Minute)
 		require.Equal(t, [2]bool{}, heard("vault", nil), "an outage elsewhere is an answer")
+		heard("vault", errLimited)
+		require.Equal(t, [2]bool{}, heard("vault", nil), "a limit may be one job's")
+		heard("vault", errAway)
+		require.Equal(t, [2]bool{}, heard("vault", errLimited), "a limit asks for fewer requests")
+		require.Equal(t, [2]bool{true, true}, heard("vault", nil))
+	})
+}
+
+// C11: what one job is limited to (429) brings nothing forward that waits, however often the server answers other jobs: neither its own
+// renewals nor its revocations, which come after a back-off.
+func TestLimitOfOneJobBringsNothingForward(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.keeper.Close()
+		w.cfg.PollInterval, w.cfg.LeaseCheckInterval = time.Second, 24*time.Hour
+		w.start()
+		withDB(w)
+		withApp(w, "x")
+		other, _, _ := w.openFor("other", 0, many{"app": app("noop")})
+		limited, _, _ := w.openFor("limited", 0, many{"db": db("")})
+		ended, _, _ := w.openFor("limited", 1, many{"db": db("")})
+		w.vault.with(func() {
+			w.vault.fail["revoke-token"] = errLimited
+			for id := range w.vault.leases {
+				w.vault.fail["renew "+string(id)] = errLimited
+			}
+		})
+		ended.End()
+		w.sleep(45 * time.Minute) // by then the renewal is due
+		renewals, revocations, polls := w.vault.called("renew database"), w.vault.called("revoke-token"), w.vault.called("read secret")
+		require.Positive(t, renewals)
+		w.sleep(5 * time.Minute)
+		require.GreaterOrEqual(t, w.vault.called("read secret")-polls, 200, "the other is answered each second")
+		require.InDelta(t, 13, w.vault.called("renew database")-renewals, 8, "15 to 30 s apart")
+		require.InDelta(t, 7, w.vault.called("revoke-token")-revocations, 4, "30 to 60 s apart")
+		limited.End()
+		other.End()
 	})
 }
 

@@ -71,6 +71,16 @@ func (s *Session) addChange(now time.Time, name string, why reason, fresh *secre
 	}
 	c.latest = earliest(c.latest, last)
 	c.at = earliest(c.at, applyAt(now, wait, last))
+	if s.mayGoAgain(now, name, limit) {
+		c.at = now
+	}
+}
+
+// mayGoAgain reports whether the server of a secret, that ends at a moment within the minute, has been away lately. It may answer for this
+// moment only: what must be replaced is fetched while it does.
+func (s *Session) mayGoAgain(now time.Time, name string, ends time.Time) bool {
+	h := s.secrets[name]
+	return h != nil && !ends.IsZero() && now.Before(ends) && ends.Sub(now) < shortLife && s.outageOf(h.from).lately(now)
 }
 
 // replaceBefore is addChange for a cause that is found again at each step until the secret is replaced: it adds nothing to a

@@ -198,7 +198,7 @@ func TestCoalesce(t *testing.T) {
 	})
 }
 
-// Stagger makes a group's allocations act one after another (README, "When a secret changes").
+// Stagger makes a group's allocations act one after another (docs/changes.md, "When a secret changes").
 func TestStagger(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withApp(w, "one")

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -47,7 +48,7 @@ func (d *delivery) fetching() bool { return d != nil && d.busy }
 // launcher does, and then returns an error of kind secrets.Outage. It is to be called between Open and Watch, any number
 // of times.
 func (s *Session) Deliver(ctx context.Context) (*secrets.Set, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(deliverTimeout, s.k.cfg.StartTimeout))
+	ctx, cancel := context.WithTimeout(limit.For(ctx, s.tenant()), min(deliverTimeout, s.k.cfg.StartTimeout))
 	defer cancel()
 	defer context.AfterFunc(ctx, s.wakeUp)()
 	failed, done := s.waiting.attempt(ctx, "new credentials in the place of those that have ended")
@@ -79,7 +80,10 @@ func (s *Session) stepDelivery(now time.Time) (next time.Time) {
 		return time.Time{} // the answer wakes the loop
 	}
 	ended := s.endedSecrets(now, d)
-	waits := slices.ContainsFunc(ended, func(name string) bool { return s.waitsForToken(s.secrets[name]) })
+	waits := slices.ContainsFunc(ended, func(name string) bool {
+		h := s.secrets[name]
+		return s.waitsForToken(h) || h.from.tokens != nil && s.tokens.ended(now)
+	})
 	switch {
 	case len(ended) == 0:
 		s.finishDelivery(d, s.giveCurrent(now, d))
@@ -97,10 +101,21 @@ func (s *Session) stepDelivery(now time.Time) (next time.Time) {
 	return time.Time{}
 }
 
+// fresh is what a delivery is to give the program of a secret in the place of what the task has; nil: nothing.
+func (s *Session) fresh(d *delivery, name string) *secretState {
+	if h := d.fetched[name]; h != nil {
+		return h
+	}
+	if c := s.changes[name]; c != nil && !c.drop {
+		return c.fresh
+	}
+	return nil
+}
+
 // endedSecrets are those that are of no use any more, and not fetched again yet.
 func (s *Session) endedSecrets(now time.Time, d *delivery) (ended []string) {
 	for name, h := range s.secrets {
-		if fresh := d.fetched[name]; fresh != nil {
+		if fresh := s.fresh(d, name); fresh != nil {
 			h = fresh
 		}
 		if !d.given[name] && !h.secret.PullOnly && (h.lost || due(now.Add(nearlyEnded), s.endOf(h))) {
@@ -125,17 +140,17 @@ func (s *Session) fetchEnded(d *delivery, ended []string) {
 		got, failed := s.fetch(d.ctx, l, wanted, keys, s.foreground)
 		return func() {
 			d.busy = false
-			s.endedFetched(time.Now(), d, got, failed)
+			s.endedFetched(time.Now(), d, l, got, failed)
 		}
 	})
 }
 
-// endedFetched takes in what was fetched in the place of what has ended.
-func (s *Session) endedFetched(now time.Time, d *delivery, got map[string]*secretState, failed map[string]error) {
+// endedFetched takes in what was fetched with a token in the place of what has ended. A token that has ended meanwhile was refused for that.
+func (s *Session) endedFetched(now time.Time, d *delivery, l *tokenState, got map[string]*secretState, failed map[string]error) {
+	another := l != nil && (l != s.tokens.current || s.tokens.ended(now))
 	refuseAnswers(got, failed)
 	for name, h := range got {
-		s.schedule(now, h)
-		if old := d.fetched[name]; old != nil { // it has ended, too
+		if old := s.fresh(d, name); old != nil && old != s.secrets[name] { // it has ended, too
 			s.discard(now, old)
 		}
 		d.fetched[name] = h
@@ -146,7 +161,7 @@ func (s *Session) endedFetched(now time.Time, d *delivery, got map[string]*secre
 		switch sec := s.secrets[name].secret; {
 		case sec.Granted, secrets.KindOf(err) == secrets.NotFound && !sec.Required:
 			d.given[name] = true // it keeps no task from starting: the change that waits replaces it
-		case !s.retryable(err):
+		case !s.retryable(err) && !(another && secrets.KindOf(err) == secrets.Refused):
 			s.finishDelivery(d, err)
 			return
 		case d.last == nil:
@@ -163,10 +178,10 @@ func (s *Session) endedFetched(now time.Time, d *delivery, got map[string]*secre
 
 // giveCurrent makes the task's what was fetched in the place of what has ended, and what polls have found since the start.
 func (s *Session) giveCurrent(now time.Time, d *delivery) error {
-	fresh := maps.Clone(d.fetched)
-	for name, c := range s.changes {
-		if c.fresh != nil && fresh[name] == nil && !c.drop {
-			fresh[name] = c.fresh
+	fresh := map[string]*secretState{}
+	for name := range s.secrets {
+		if h := s.fresh(d, name); h != nil {
+			fresh[name] = h
 		}
 	}
 	if len(fresh) == 0 {
@@ -184,8 +199,11 @@ func (s *Session) giveCurrent(now time.Time, d *delivery) error {
 	}
 	next := maps.Clone(s.secrets)
 	for name, h := range fresh {
-		if old := s.secrets[name]; old != h && old.answer.Kind == secrets.Leased {
-			s.retired = append(s.retired, retired{id: old.answer.Lease.ID, token: old.token, at: now, ends: old.ends})
+		if old := s.secrets[name]; old != h {
+			s.schedule(now, h)
+			if old.answer.Kind == secrets.Leased {
+				s.retired = append(s.retired, retired{id: old.answer.Lease.ID, token: old.token, at: now, ends: old.ends})
+			}
 		}
 		h.undelivered = false
 		next[name] = h
@@ -196,6 +214,7 @@ func (s *Session) giveCurrent(now time.Time, d *delivery) error {
 	s.secrets = next
 	for name, h := range fresh {
 		delete(s.changes, name)
+		s.followKind(name, h)
 		s.liveSet(name, h.answer.Fields, h.answer.At)
 	}
 	s.set.Store(set)

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +104,31 @@ func TestEndedWhileLaunching(t *testing.T) {
 	}
 }
 
+// S9: a token that has ended while the program was not there yet is refused for that: the start waits for the next token, and is not
+// told that it may not.
+func TestTokenEndsWhileDelivering(t *testing.T) {
+	for name, test := range map[string]struct {
+		launching time.Duration
+		slow      map[string]time.Duration // from then on
+	}{
+		"before":                {launching: 35 * time.Second},
+		"while it is read with": {launching: 19 * time.Second, slow: map[string]time.Duration{"read database/creds/app": 12 * time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.vault.login = fakeRole{ttl: 30 * time.Second, max: 30 * time.Second, batch: true}
+				w.vault.roles["database/creds/app"] = fakeRole{ttl: 12 * time.Second, max: 12 * time.Second, fixed: true}
+				s := w.launch(many{"db": db("")})
+				w.vault.with(func() { w.vault.slow = map[string]time.Duration{"login nomad-workloads": 19 * time.Second} })
+				w.sleep(test.launching)
+				w.vault.with(func() { w.vault.slow = test.slow })
+				require.NotEmpty(t, w.deliver(s).Env["DB_USER"].Text())
+				s.End()
+			})
+		})
+	}
+}
+
 // A server that hangs holds up no start that has all it needs.
 func TestDeliverAsksNobody(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -190,6 +216,70 @@ func TestChangedWhileLaunching(t *testing.T) {
 		withApp(w, "three")
 		w.sleep(time.Minute)
 		require.Equal(t, 1, w.host.count("restart"))
+		s.End()
+	})
+}
+
+// becomes replaces the engine at a path: by one that lends for so long, or, for 0, by a static one.
+func (w *world) becomes(path, value string, lends time.Duration) {
+	w.vault.with(func() {
+		delete(w.vault.roles, path)
+		delete(w.vault.static, path)
+		if lends > 0 {
+			w.vault.roles[path] = fakeRole{ttl: lends, max: 1000 * time.Hour}
+		} else {
+			w.vault.static[path] = map[string]any{"password": value}
+		}
+	})
+}
+
+// S9: an engine that is replaced by one that lends while a task is started: the program begins with a lease that lives, and that is kept alive
+// from then on, also by the plugin's next process.
+func TestLentWhileLaunching(t *testing.T) {
+	for name, ttl := range map[string]time.Duration{"it lives": time.Hour, "it has ended meanwhile": 15 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				withApp(w, "one")
+				s := w.launch(many{"app": app("")})
+				w.becomes("secret/app-1", "", ttl)
+				w.sleep(time.Minute)
+				set := w.deliver(s)
+				user, isUser := strings.CutPrefix(set.Files[1].Data.Text(), "user-")
+				require.True(t, isUser)
+				require.Contains(t, w.vault.live("secret/app-1"), "secret/app-1/"+user)
+				s.Watch()
+				reads := w.vault.called("read")
+				w.sleep(2 * time.Hour)
+				w.crash()
+				s = w.recover()
+				w.sleep(2 * time.Hour)
+				require.Contains(t, w.vault.live("secret/app-1"), "secret/app-1/"+user)
+				require.Equal(t, reads, w.vault.called("read"), "each would make another")
+				require.Empty(t, w.host.applied())
+				s.End()
+				w.sleep(10 * time.Second)
+				require.Empty(t, w.vault.live("secret/app-1"))
+			})
+		})
+	}
+}
+
+// S9: the other way round: what is static now is polled.
+func TestStaticWhileLaunching(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.becomes("secret/app-1", "", 15*time.Second)
+		s := w.launch(many{"app": app("")})
+		w.becomes("secret/app-1", "one", 0)
+		w.vault.with(func() { clear(w.vault.leases) }) // Vault revokes them with the engine
+		w.sleep(time.Minute)
+		require.Equal(t, "one", w.deliver(s).Files[0].Data.Text())
+		s.Watch()
+		w.sleep(time.Hour)
+		require.Empty(t, w.host.applied())
+		w.becomes("secret/app-1", "two", 0)
+		w.sleep(20 * time.Second)
+		require.Equal(t, 1, w.host.count("restart"))
+		require.Equal(t, "two", w.host.env.Files[0].Data.Text())
 		s.End()
 	})
 }

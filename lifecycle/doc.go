@@ -52,8 +52,8 @@
 //     added, less is removed. What of it cannot be fetched, or does not fit, keeps no task from starting
 //     (grants.go) and does nothing to one that runs.
 //
-// A credential that has ended before it could be replaced is told of (ended.go), and so is a server that is away (watch.go), of which the polls
-// of static secrets tell, too (C3). When a server answers again, what waits to be tried again is tried at once, for all tasks (back.go).
+// A credential that has ended before it could be replaced is an event (ended.go), and so is a server that is away (watch.go), which the polls
+// of static secrets find out, too (C3). When a server answers again, what waits to be tried again is tried at once, for all tasks (back.go).
 //
 // A panic ends the watch over its task; it begins anew by the journal (rewatch.go, C14).
 //
@@ -70,8 +70,8 @@
 // done, across restarts of the plugin (E1). Recover makes a Session of the journal of a task that runs, and asks
 // the server nothing (C4).
 //
-// What is done is counted (meter.go), each request to a provider around it (requests.go); and how things stand the loop publishes after each of
-// its steps (gauges.go), so that whoever asks waits for no session.
+// What is done is counted (meter.go), each request to a provider around it (requests.go); what metrics say of a task's secrets (gauges.go) is
+// published with its status.
 //
 // # Invariants
 //

@@ -23,7 +23,7 @@ func eventSkipped(sec *secrets.Secret) string {
 
 // eventWaits is about a start that tries again.
 func eventWaits(cause error, until time.Time) string {
-	return fmt.Sprintf("Secrets: the start waits, and tries again until %s, because of: %s", clock(until), secrets.Cut(oneLine(cause.Error()), maxReason))
+	return fmt.Sprintf("Secrets: the start waits, and tries again until %s, because of: %s", clock(until), secrets.Cut(secrets.OneLine(cause.Error()), maxReason))
 }
 
 // eventNoAnswerYet is about a start whose first request takes long.
@@ -165,7 +165,7 @@ func eventGrantsSkipped(all []secrets.Skipped) string {
 	most := (maxEvent-len(head)-20)/len(named) - 2
 	parts := make([]string, len(named))
 	for i, l := range named {
-		parts[i] = secrets.Cut(secrets.Cut(plain(l.Path), most/2)+" ("+secrets.Cut(oneLine(l.Why), 300), most-1) + ")"
+		parts[i] = secrets.Cut(secrets.Cut(plain(l.Path), most/2)+" ("+secrets.Cut(secrets.OneLine(l.Why), 300), most-1) + ")"
 	}
 	text := head + strings.Join(parts, "; ")
 	if more := len(all) - len(named); more > 0 {
@@ -181,8 +181,6 @@ func plain(path string) string {
 	}
 	return path
 }
-
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 func describeChange(c *change) string {
 	switch {

@@ -218,7 +218,7 @@ func TestRanksOfReplacements(t *testing.T) {
 					if p == test.want {
 						want = 1
 					}
-					require.Equal(t, want, w.keeper.limit.Waiting(s.tenant(), p), "at rank %d", p)
+					require.Equal(t, want, w.keeper.limit.Waiting(s.tenant().At("vault"), p), "at rank %d", p)
 				}
 				s.End()
 			})

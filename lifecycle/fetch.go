@@ -10,79 +10,8 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/steps"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
-
-// begin gets all that the task needs (S1): a token, then every secret at once. Whatever the server
-// makes is in the journal before the next step. It waits out an outage until Config.StartTimeout.
-func (s *Session) begin(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.k.cfg.StartTimeout)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)() // Close does not wait for an outage
-	s.waiting = newWaiting(s.host.Event)
-	s.publishStarting()
-	s.starting = s.k.memory.open()
-	defer func() {
-		s.starting.close()
-		s.starting = nil
-	}()
-	return steps.Run(ctx,
-		steps.Step{Do: s.firstLogin},
-		steps.Step{Do: s.discoverFirst},
-		// What the policies grant comes after what the job declares: it takes no room from that.
-		steps.Step{Do: s.fetchDeclared},
-		steps.Step{Do: s.fetchGranted},
-	)
-}
-
-// fetchGranted gets what the policies grant, renders all that there is, and journals it.
-func (s *Session) fetchGranted(ctx context.Context) error {
-	grants := s.requestGrants()
-	defer grants.close()
-	if err := grants.await(ctx); err != nil {
-		return err
-	}
-	if err := s.renderFirst(time.Now(), grants); err != nil {
-		return err
-	}
-	s.openLive(time.Now(), func(_ string, h *secretState) time.Time { return h.answer.At })
-	s.emitSkipped()
-	s.emitOverlap()
-	grants.awaitRest()
-	s.publish(time.Now())
-	crashpoint.Reached(crashpoint.SecretsJournalled, s.task.Name)
-	s.publishGauges(time.Now())
-	return nil
-}
-
-// renderFirst renders and journals what the task starts with. Of what the policies grant it leaves out what does not
-// fit, or cannot be journalled.
-func (s *Session) renderFirst(now time.Time, grants *grants) error {
-	s.phase = phaseLaunching // from what is journalled next on
-	for {
-		fitted, err := secrets.Fit(s.spec, s.answers(nil), s.around(nil))
-		if err != nil {
-			return grants.explain(err)
-		}
-		login, err := s.spec.RegistryLogin(s.answers(nil))
-		if err != nil {
-			return err
-		}
-		s.pull.login.Store(login)
-		s.set.Store(fitted.Set)
-		s.fitted(now, fitted)
-		for _, h := range s.secrets {
-			s.schedule(now, h)
-		}
-		if err = s.journalSecrets(); err == nil {
-			return nil
-		}
-		if !s.dropLargestGrant(now, err) {
-			return err
-		}
-	}
-}
 
 // firstLogin gets a token, if one of the providers is asked with tokens.
 func (s *Session) firstLogin(ctx context.Context) error {
@@ -90,7 +19,7 @@ func (s *Session) firstLogin(ctx context.Context) error {
 		return nil
 	}
 	err := s.retryUntil(ctx, "a token", func() error {
-		release, err := s.foreground(ctx)
+		release, err := s.foreground(ctx, s.tokens.issuer.name)
 		if err != nil {
 			return err
 		}
@@ -123,7 +52,7 @@ func (s *Session) keepToken(ctx context.Context) error {
 	if !ended && !due(now, l.renew) {
 		return nil
 	}
-	release, err := s.foreground(ctx)
+	release, err := s.foreground(ctx, s.tokens.issuer.name)
 	if err != nil {
 		return secrets.Errorf(secrets.Outage, "%w", err)
 	}
@@ -272,17 +201,17 @@ func (id *identity) retryable(l *tokenState, err error) bool {
 	return false
 }
 
-// turn waits for a request's turn; release is called when the request is over.
-type turn func(ctx context.Context) (release func(), err error)
+// turn waits for the turn of a request to a provider; release is called when the request is over.
+type turn func(ctx context.Context, provider string) (release func(), err error)
 
-func (s *Session) foreground(ctx context.Context) (func(), error) {
-	return s.k.limit.Foreground(ctx, s.tenant(), limit.ForStart)
+func (s *Session) foreground(ctx context.Context, provider string) (func(), error) {
+	return s.k.limit.Foreground(ctx, s.tenant().At(provider), limit.ForStart)
 }
 
 // background is a turn within the request rate.
 func (s *Session) background(u limit.Priority, due time.Time) turn {
-	return func(ctx context.Context) (func(), error) {
-		return func() {}, s.k.limit.Background(ctx, s.tenant(), u, due)
+	return func(ctx context.Context, provider string) (func(), error) {
+		return func() {}, s.k.limit.Background(ctx, s.tenant().At(provider), u, due)
 	}
 }
 
@@ -325,7 +254,7 @@ func (s *Session) fetchOne(ctx context.Context, l *tokenState, sec *secrets.Secr
 			return nil, fmt.Errorf("secret %q: %w", sec.Name, err)
 		}
 	}
-	release, err := t(ctx)
+	release, err := t(ctx, sec.Request.Provider)
 	if err != nil {
 		return nil, secrets.Errorf(secrets.Outage, "secret %q: %w", sec.Name, err)
 	}
@@ -401,37 +330,6 @@ func (s *Session) revokeNow(ctx context.Context, p *provider, l *tokenState, nam
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
 	return p.leases.Revoke(ctx, l.tok, namespace, id)
-}
-
-// schedule decides when a secret just fetched is to be renewed, replaced and looked after.
-func (s *Session) schedule(now time.Time, h *secretState) {
-	switch h.answer.Kind {
-	case secrets.Leased:
-		l := h.answer.Lease
-		h.check = checkAt(h.answer.At, s.k.cfg.LeaseCheckInterval, s.k.random())
-		if s.endsWithToken(h) {
-			return
-		}
-		if l.Renewable && l.Duration > 0 {
-			h.renew = renewAt(h.answer.At, l.Duration, s.k.random())
-		} else if l.Duration > 0 {
-			s.rotateBeforeEnd(now, h, because(CauseNotRenewable))
-		}
-	case secrets.Issued:
-		h.rotate = issuedAt(h.answer.At, h.ends, s.need(h), s.k.random())
-		h.why = reason{CauseExpiring, "it ends at " + clock(h.ends)}
-	}
-}
-
-// rotateBeforeEnd notes that a lease will not be extended any more, and decides when to replace it (C2).
-func (s *Session) rotateBeforeEnd(now time.Time, h *secretState, why reason) {
-	h.renew = time.Time{}
-	h.rotate, h.why = rotateAt(now, h.ends, h.answer.Lease.Duration, s.need(h)), why
-}
-
-// need is the longest time that a rotation of h may take.
-func (s *Session) need(h *secretState) time.Duration {
-	return need(h.secret.Change, s.task.AllocIndex, s.spec.StopTime())
 }
 
 // wait sleeps, or less if ctx ends.

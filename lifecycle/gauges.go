@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
@@ -14,6 +13,8 @@ type Gauges struct {
 	RevocationsPending int
 	// Outage: the server of a provider does not answer.
 	Outage bool
+	// RequestRate is how many background requests a second go to the server that is asked the least.
+	RequestRate float64
 }
 
 // TaskGauges is how things stand with one task.
@@ -37,12 +38,10 @@ func (g SecretGauge) ReadyAt(now time.Time) bool { return g.Ready && !due(now, g
 
 // Gauges asks nobody, and waits for no session.
 func (k *Keeper) Gauges() (Gauges, error) {
-	g := Gauges{Outage: k.requests.outage(time.Now())}
+	g := Gauges{Outage: k.requests.outage(time.Now()), RequestRate: k.limit.Rate()}
 	k.mu.Lock()
 	for _, s := range k.sessions {
-		if all := s.gauges.Load(); all != nil {
-			g.Tasks = append(g.Tasks, TaskGauges{s.task, *all})
-		}
+		g.Tasks = append(g.Tasks, TaskGauges{s.task, s.gauges()})
 	}
 	k.mu.Unlock()
 	var err error
@@ -50,28 +49,32 @@ func (k *Keeper) Gauges() (Gauges, error) {
 	return g, err
 }
 
-// publishStarting says that the task that starts does not have what its job declares.
-func (s *Session) publishStarting() {
+// gauges are those that the session has last published; none is ready while nobody watches over the task's secrets. Any
+// goroutine may call it.
+func (s *Session) gauges() []SecretGauge {
+	all := s.published.Load().gauges
+	if s.failed.Load() {
+		all = slices.Clone(all)
+		for i := range all {
+			all[i].Ready = false
+		}
+	}
+	return all
+}
+
+// gaugesNow are those of the secrets that the task has. While it starts it is to have what its job declares, and nothing of
+// that is ready.
+func (s *Session) gaugesNow(now time.Time) []SecretGauge {
 	all := make([]SecretGauge, 0, len(s.spec.Secrets))
 	for i := range s.spec.Secrets {
-		if sec := &s.spec.Secrets[i]; sec.Required {
+		sec := &s.spec.Secrets[i]
+		if h := s.secrets[sec.Name]; s.phase != phaseStarting && h != nil {
+			all = append(all, s.gaugeOf(now, sec.Name, h))
+		} else if s.phase == phaseStarting && sec.Required {
 			all = append(all, SecretGauge{Name: sec.Name})
 		}
 	}
-	s.gauges.Store(&all)
-}
-
-// publishGauges says how things stand. What was published is not changed any more.
-func (s *Session) publishGauges(now time.Time) {
-	before := s.gauges.Load()
-	all := make([]SecretGauge, 0, len(s.secrets))
-	for name, h := range s.secrets {
-		all = append(all, s.gaugeOf(now, name, h))
-	}
-	slices.SortFunc(all, func(a, b SecretGauge) int { return strings.Compare(a.Name, b.Name) })
-	if s.ctx.Err() == nil && (before == nil || !slices.Equal(*before, all)) {
-		s.gauges.CompareAndSwap(before, &all) // not over what unready says
-	}
+	return all
 }
 
 func (s *Session) gaugeOf(now time.Time, name string, h *secretState) SecretGauge {
@@ -99,17 +102,4 @@ func (s *Session) nextOf(h *secretState, c *change) time.Time {
 		return h.token.rotate
 	}
 	return time.Time{}
-}
-
-// unready says that nobody watches over the task's secrets any more.
-func (s *Session) unready() {
-	before := s.gauges.Load()
-	if before == nil {
-		return
-	}
-	all := slices.Clone(*before)
-	for i := range all {
-		all[i].Ready = false
-	}
-	s.gauges.Store(&all)
 }

@@ -190,7 +190,7 @@ func (g *grants) close() {
 
 // serverAnswers asks the server for what only itself answers. An error that is no outage is an answer.
 func (s *Session) serverAnswers(ctx context.Context) error {
-	release, err := s.foreground(ctx)
+	release, err := s.foreground(ctx, s.tokens.issuer.name)
 	if err != nil {
 		return secrets.Errorf(secrets.Outage, "%w", err)
 	}

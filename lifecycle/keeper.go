@@ -21,7 +21,7 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
-// Config is what a Keeper needs to know of the operator's options (README, "Plugin options").
+// Config is what a Keeper needs to know of the operator's options (docs/agent.md, "Plugin options").
 type Config struct {
 	// Providers are where secrets are read from, by the name that a job gives.
 	Providers map[string]Provider
@@ -51,7 +51,7 @@ var (
 	// ErrNoJournal means that nothing is written about a task: it has no secrets of ours.
 	ErrNoJournal = journal.ErrNone
 	// ErrJournalUnreadable means that something is written about a task and makes no sense: it is
-	// damaged, or a newer plugin wrote it. The task is to be recovered unwatched (README, "When things fail").
+	// damaged, or a newer plugin wrote it. The task is to be recovered unwatched (docs/failures.md, "When things fail").
 	ErrJournalUnreadable = journal.ErrUnreadable
 	// ErrNothingGranted is of a task that declares no secret and only falls under the operator's from_policies, and
 	// whose policies cannot be asked for: that is no reason not to start it.
@@ -96,11 +96,8 @@ func New(cfg Config) (*Keeper, error) {
 	if cfg.Meter == nil {
 		cfg.Meter = noMeter{}
 	}
-	requests := newRequests(cfg.Meter)
 	k := &Keeper{
 		cfg:       cfg,
-		providers: newProviders(cfg.Providers, requests),
-		requests:  requests,
 		files:     privateFiles{taskdir.HardenPrivate, taskdir.ReadPrivate},
 		random:    mathrand.Float64,
 		digestKey: make([]byte, 32),
@@ -109,6 +106,8 @@ func New(cfg Config) (*Keeper, error) {
 		sessions:  map[journal.TaskKey]*Session{},
 	}
 	k.limit = limit.New(cfg.RequestRate, k.requestsBehind)
+	k.requests = newRequests(cfg.Meter, k.limit.Answered)
+	k.providers = newProviders(cfg.Providers, k.requests)
 	_, _ = rand.Read(k.digestKey) // never fails
 	revocations, err := revoke.New(revoke.Config{
 		StateDir: cfg.StateDir,

@@ -74,7 +74,7 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 	switch {
 	case err == nil:
 		crashpoint.Reached(crashpoint.RenewalAnswered, s.task.Name)
-		h.fails, h.endTold, h.unanswered = 0, false, false
+		h.fails, h.endReported, h.unanswered = 0, false, false
 		delete(s.lastEvents, keyRenewal(name))
 		since := at
 		if !got.Since.IsZero() {
@@ -95,7 +95,7 @@ func (s *Session) renewed(now time.Time, name string, h *secretState, at time.Ti
 		}
 		h.unanswered = unanswered(err)
 		h.fails++
-		h.renew = retryRenewal(now, h.ends, h.fails, s.k.random())
+		h.renew = s.retryAt(now, h.ends, h.from, h.fails, err)
 	case secrets.KindOf(err) == secrets.Gone:
 		s.secretLost(now, name, h, reason{CauseRevoked, "its lease was revoked or has expired"})
 	case secrets.KindOf(err) == secrets.Refused:
@@ -205,4 +205,35 @@ func (s *Session) secretLost(now time.Time, name string, h *secretState, why rea
 	h.lost = true
 	h.renew, h.check, h.rotate = time.Time{}, time.Time{}, time.Time{}
 	s.addChange(now, name, why, nil, now)
+}
+
+// schedule decides when a secret just fetched is to be renewed, replaced and looked after.
+func (s *Session) schedule(now time.Time, h *secretState) {
+	switch h.answer.Kind {
+	case secrets.Leased:
+		l := h.answer.Lease
+		h.check = checkAt(h.answer.At, s.k.cfg.LeaseCheckInterval, s.k.random())
+		if s.endsWithToken(h) {
+			return
+		}
+		if l.Renewable && l.Duration > 0 {
+			h.renew = renewAt(h.answer.At, l.Duration, s.k.random())
+		} else if l.Duration > 0 {
+			s.rotateBeforeEnd(now, h, because(CauseNotRenewable))
+		}
+	case secrets.Issued:
+		h.rotate = issuedAt(h.answer.At, h.ends, s.need(h), s.k.random())
+		h.why = reason{CauseExpiring, "it ends at " + clock(h.ends)}
+	}
+}
+
+// rotateBeforeEnd notes that a lease will not be extended any more, and decides when to replace it (C2).
+func (s *Session) rotateBeforeEnd(now time.Time, h *secretState, why reason) {
+	h.renew = time.Time{}
+	h.rotate, h.why = rotateAt(now, h.ends, h.answer.Lease.Duration, s.need(h)), why
+}
+
+// need is the longest time that a rotation of h may take.
+func (s *Session) need(h *secretState) time.Duration {
+	return need(h.secret.Change, s.task.AllocIndex, s.spec.StopTime())
 }

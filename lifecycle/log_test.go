@@ -30,7 +30,7 @@ func (l *lockedBuffer) lines() []string {
 	return strings.Split(l.b.String(), "\n")
 }
 
-// README, "When things fail": at Debug a line for each login, fetch, renewal, rotation and revocation, with the task, the secret, the
+// docs/failures.md, "When things fail": at Debug a line for each login, fetch, renewal, rotation and revocation, with the task, the secret, the
 // cause and the duration; and never a value (L4).
 func TestLogOfATasksLife(t *testing.T) {
 	inWorld(t, func(w *world) {

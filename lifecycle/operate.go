@@ -154,7 +154,7 @@ func (s *Session) awaitRevoked(ctx context.Context, since time.Time, done []Outc
 	}
 	why := "the old credential is not revoked yet; that is tried until it is"
 	if secrets.KindOf(err) == secrets.Refused {
-		why = "the old credential is not revoked, and lives to its end: " + oneLine(err.Error())
+		why = "the old credential is not revoked, and lives to its end: " + secrets.OneLine(err.Error())
 	}
 	for i := range done {
 		if done[i].revoked {

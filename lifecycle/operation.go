@@ -103,7 +103,7 @@ func (s *Session) stepOperations(now time.Time) (next time.Time) {
 			if c := s.changes[name]; c != nil {
 				c.urgent = true
 			}
-			if out, done := s.settled(now, op, name, o); done {
+			if out, done := s.operationOutcome(now, op, name, o); done {
 				op.done = append(op.done, out)
 				delete(op.secrets, name)
 			}
@@ -156,10 +156,11 @@ func (s *Session) stepLooks(now time.Time, op *operation) (next time.Time) {
 // lookAtToken asks whether the server still knows the token in use.
 func (s *Session) lookAtToken(looked func()) {
 	l := s.tokens.current
+	tok := l.tok
 	s.do(func(ctx context.Context) func() {
 		var got secrets.Token
 		err := s.inForeground(ctx, func(ctx context.Context) (err error) {
-			got, err = s.tokens.issuer.tokens.LookupToken(ctx, l.tok, s.namespace)
+			got, err = s.tokens.issuer.tokens.LookupToken(ctx, tok, s.namespace)
 			return err
 		})
 		return func() {
@@ -167,7 +168,7 @@ func (s *Session) lookAtToken(looked func()) {
 			if s.tokens.current == l && !l.lost {
 				switch {
 				case err == nil:
-					l.ends = got.Expires
+					l.seen(time.Now(), got.Expires, s.k.random())
 				case secrets.KindOf(err) == secrets.Gone && !s.retryable(err):
 					s.tokenLost(time.Now())
 				}
@@ -224,7 +225,7 @@ func (s *Session) lookAtLease(name string, h *secretState, looked func(error)) {
 
 // inForeground makes one request that an operator waits for: outside the request rate, one of a few at once.
 func (s *Session) inForeground(ctx context.Context, request func(context.Context) error) error {
-	release, err := s.foreground(ctx)
+	release, err := s.foreground(ctx, s.tokens.issuer.name)
 	if err != nil {
 		return secrets.Errorf(secrets.Outage, "%w", err)
 	}
@@ -234,8 +235,8 @@ func (s *Session) inForeground(ctx context.Context, request func(context.Context
 	return request(ctx)
 }
 
-// settled is what has become of a secret; done is false while something is under way.
-func (s *Session) settled(now time.Time, op *operation, name string, o *operated) (out Outcome, done bool) {
+// operationOutcome is what has become of a secret; done is false while something is under way.
+func (s *Session) operationOutcome(now time.Time, op *operation, name string, o *operated) (out Outcome, done bool) {
 	h, c := s.secrets[name], s.changes[name]
 	late := !now.Before(op.began.Add(operationRetries))
 	failed := s.errors[name]
@@ -259,7 +260,7 @@ func (s *Session) settled(now time.Time, op *operation, name string, o *operated
 	case c != nil:
 		return out, false
 	case o.err != nil && (late || o.look == lookDone) && secrets.KindOf(o.err) != secrets.Gone:
-		return s.outcome(name, Failed, "it could not be looked at: "+oneLine(o.err.Error())), true
+		return s.outcome(name, Failed, "it could not be looked at: "+secrets.OneLine(o.err.Error())), true
 	case o.look != lookDone:
 		return out, false
 	case h.unapplied && failed != nil:

@@ -8,7 +8,7 @@ import (
 )
 
 // A job that lets its program finish before a restart (pre_stop_signal, pre_stop_wait) wants the allocations of its group
-// to go on serving meanwhile, one after another. That its words do not fit is told at the start, by the allocations that
+// to go on serving meanwhile, one after another. That its configuration does not fit is an event at the start, by the allocations that
 // others come before: those know that there are several.
 
 // emitOverlap warns of allocations that will be restarted at the same time.

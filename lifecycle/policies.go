@@ -19,7 +19,7 @@ import (
 // the task: a policy that is being rewritten is not applied half-way.
 const dropAfter = 2
 
-// policies is a session's from_policies (README, "The policies' secrets"). What the policies grant is found out when the
+// policies is a session's from_policies (docs/policies.md, "The policies' secrets"). What the policies grant is found out when the
 // task starts, and again every lease_check_interval, within the request rate:
 //   - what they newly grant is fetched and applied like any change;
 //   - what they grant no more, as two looks in a row have shown, is left out in the same way, and its
@@ -108,7 +108,7 @@ func onlyGrants(err error) bool {
 // discover finds what the task that starts is to have, and journals it, so that a recovery need not
 // ask.
 func (s *Session) discover(ctx context.Context) error {
-	release, err := s.foreground(ctx)
+	release, err := s.foreground(ctx, s.tokens.issuer.name)
 	if err != nil {
 		return secrets.Errorf(secrets.Outage, "from_policies: %w", err)
 	}
@@ -186,7 +186,7 @@ func (s *Session) stepPolicies(now time.Time) (next time.Time) {
 		return p.next
 	}
 	p.busy = true
-	from, l, turn := p.from, s.tokens.current, s.background(limit.Poll, now)
+	from, l, turn, at := p.from, s.tokens.current, s.background(limit.Poll, now), s.tokens.issuer.name
 	var known []string
 	for name, sec := range p.config.Secrets {
 		if sec.Discovered && s.has(name) {
@@ -195,7 +195,7 @@ func (s *Session) stepPolicies(now time.Time) (next time.Time) {
 	}
 	s.do(func(ctx context.Context) func() {
 		d, err := from.Discover(ctx, l.tok, s.namespace, known, func(ctx context.Context) error {
-			_, err := turn(ctx)
+			_, err := turn(ctx, at)
 			return err
 		})
 		return func() {

@@ -67,7 +67,7 @@ type Leaser interface {
 type Discoverer interface {
 	Issuer
 
-	Discover(ctx context.Context, tok secrets.Token, namespace string, held []string, turn func(context.Context) error) (*secrets.Discovery, error)
+	Discover(ctx context.Context, tok secrets.Token, namespace string, known []string, turn func(context.Context) error) (*secrets.Discovery, error)
 }
 
 // provider is a Provider and what else it can do; nil: it cannot.

@@ -252,10 +252,9 @@ func TestJournalFromBeforeProviders(t *testing.T) {
 				withDB(w)
 				withApp(w, "one")
 				w.vault.count = 2
-				role := fakeRole{ttl: time.Hour, max: 24 * time.Hour}
 				until := time.Now().Add(30 * time.Minute)
 				w.vault.tokens["token-1"] = &fakeToken{until: until, max: until.Add(1000 * time.Hour), role: w.vault.login}
-				w.vault.leases["database/creds/app/2"] = &fakeLease{path: "database/creds/app", token: "token-1", until: until, max: until.Add(24 * time.Hour), role: role}
+				w.vault.leases["database/creds/app/2"] = &fakeLease{path: "database/creds/app", token: "token-1", until: until, max: until.Add(24 * time.Hour)}
 				_, err := journal.Create(w.dir, journal.Entry{Task: w.task()}) // for its directory
 				require.NoError(t, err)
 				for _, file := range []string{"entry.json", "tokens.json", "values.json"} {

@@ -203,7 +203,7 @@ func TestRecoverKeepsWhatMayBeUsed(t *testing.T) {
 		withDB(w)
 		s := w.open(many{"db": db("noop")})
 		tok, _ := s.tokens.inUse()
-		a, err := w.vault.Read(w.t.Context(), tok, s.spec.Secrets[0].Request)
+		a, err := w.vault.Read(s.ctx, tok, s.spec.Secrets[0].Request)
 		require.NoError(t, err)
 		require.NoError(t, s.journal.AddLease(journal.Lease{ID: a.Lease.ID, TokenID: tok.Accessor, Use: journal.LeaseRetired}))
 		w.crash()

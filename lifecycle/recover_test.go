@@ -2,8 +2,10 @@ package lifecycle
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 )
 
 // crash ends the plugin's process and starts another. What a crash cuts off and Close does not are
@@ -27,6 +30,24 @@ func (w *world) recover() *Session {
 	s.Watch()
 	synctest.Wait()
 	return s
+}
+
+// C11: of a task whose job is only in its journal, the requests are that job's all the same.
+func TestRecoverKnowsTheJob(t *testing.T) {
+	inWorld(t, func(w *world) {
+		withDB(w)
+		w.openFor("web", 1, many{"db": db("")})
+		w.crash()
+		w.vault.with(func() { clear(w.vault.tenants) })
+		nobody := w.startFor("web", 1, nil).Task
+		nobody.Namespace, nobody.JobID = "", ""
+		s, err := w.keeper.Recover(nobody, w.host)
+		require.NoError(t, err)
+		s.Watch()
+		w.sleep(2 * time.Minute)
+		require.Equal(t, []limit.Tenant{{Namespace: "default", Job: "web"}}, slices.Collect(maps.Keys(w.vault.tenants)))
+		s.End()
+	})
 }
 
 // C4: nothing is fetched and nothing restarted; renewals and polls go on, and the end revokes.
@@ -158,12 +179,12 @@ func TestRecoverKeepsTheReason(t *testing.T) {
 }
 
 // E2: a lease whose secret came no further than the journal is revoked.
-func TestRecoverMinting(t *testing.T) {
+func TestRecoverFetching(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
 		s := w.open(many{"db": db("")})
 		tok, _ := s.tokens.inUse()
-		a, err := w.vault.Read(w.t.Context(), tok, s.spec.Secrets[0].Request)
+		a, err := w.vault.Read(s.ctx, tok, s.spec.Secrets[0].Request)
 		require.NoError(t, err)
 		require.NoError(t, s.journal.AddLease(journal.Lease{ID: a.Lease.ID, TokenID: tok.ID}))
 		w.crash()

@@ -3,10 +3,12 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -14,9 +16,11 @@ import (
 // asked again much sooner.
 const awayAtMost = 5 * time.Minute
 
-// requests measures what the providers are asked for, whoever asks, and knows by their answers which of them is away.
+// requests measures what the providers are asked for, whoever asks, and knows by their answers which of them is away. The
+// limiter is told of all of them: it slows down for a server that has too much to do.
 type requests struct {
-	meter Meter
+	meter    Meter
+	answered func(provider string, a limit.Answer)
 
 	mu      sync.Mutex // guards what follows
 	servers map[string]*answers
@@ -28,12 +32,14 @@ type answers struct {
 	last   time.Time // when the last of them had no answer
 }
 
-func newRequests(m Meter) *requests { return &requests{meter: m, servers: map[string]*answers{}} }
+func newRequests(m Meter, answered func(provider string, a limit.Answer)) *requests {
+	return &requests{meter: m, answered: answered, servers: map[string]*answers{}}
+}
 
 // measure has each request to a provider measured. What it can do stays as it is.
 func (r *requests) measure(p *provider) {
-	begin := func(what RequestKind) *request {
-		return &request{r: r, provider: p.name, what: what, began: time.Now()}
+	begin := func(what RequestKind, mount string) *request {
+		return &request{r: r, provider: p.name, what: what, mount: mount, began: time.Now()}
 	}
 	p.Provider = measuredReads{p.Provider, begin}
 	if p.waits != nil {
@@ -55,8 +61,10 @@ type request struct {
 	r        *requests
 	provider string
 	what     RequestKind
+	mount    string // the part of the server that it is for; a quota may be of one
 	began    time.Time
 	waited   atomic.Int64 // nanoseconds, for its turn
+	static   bool         // it has read what the server itself keeps
 }
 
 func (q *request) done(ctx context.Context, err error) {
@@ -64,14 +72,42 @@ func (q *request) done(ctx context.Context, err error) {
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		was = ResultCanceled
 	}
-	q.r.meter.Requested(q.what, was, time.Since(q.began)-time.Duration(q.waited.Load()))
+	took := time.Since(q.began) - time.Duration(q.waited.Load())
+	q.r.meter.Requested(q.what, was, took)
 	if was != ResultCanceled {
-		q.r.answered(q.provider, was != ResultOutage)
+		q.r.noteAnswer(q.provider, was != ResultOutage)
+	}
+	if a, ok := q.answer(ctx, was, took, err); ok {
+		q.r.answered(q.provider, a)
 	}
 }
 
-// answered notes whether a provider's server has answered, with whatever it was.
-func (r *requests) answered(provider string, did bool) {
+// answer is what a request shows of its server as a whole. An outage that the provider does not say to be the server's own may be
+// of one of its engines, and shows nothing; nor does a request whose asker gave up, however soon after it was sent.
+func (q *request) answer(ctx context.Context, was RequestResult, took time.Duration, err error) (a limit.Answer, ok bool) {
+	a.Sent, a.RetryAfter, a.Tenant, a.Mount = q.began, secrets.RetryAfter(err), limit.TenantIn(ctx), q.mount
+	switch {
+	case was == ResultCanceled || was == ResultError || q.what == OperationWait || err != nil && ctx.Err() != nil:
+		return a, false
+	case secrets.IsLimited(err):
+		a.Result = limit.Limited
+	case secrets.IsOfServer(err):
+		a.Result = limit.Unavailable
+	case was == ResultOutage:
+		return a, false
+	}
+	a.Took = took
+	switch q.what {
+	case OperationLogin, OperationRenewToken, OperationLookupToken, OperationLookupLease:
+		a.Own = true
+	case OperationRead:
+		a.Own = q.static
+	}
+	return a, true
+}
+
+// noteAnswer notes whether a provider's server has answered, with whatever it was.
+func (r *requests) noteAnswer(provider string, did bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.servers[provider]
@@ -99,58 +135,65 @@ func (r *requests) outage(now time.Time) bool {
 	return false
 }
 
+// mountOf is where a secret is, as far as its path tells: the first part of that.
+func mountOf(req secrets.Request) string {
+	first, _, _ := strings.Cut(req.Path, "/")
+	return req.Namespace + "/" + first
+}
+
 type measuredReads struct {
 	Provider
-	begin func(RequestKind) *request
+	begin func(what RequestKind, mount string) *request
 }
 
 func (p measuredReads) Read(ctx context.Context, tok secrets.Token, req secrets.Request) (a secrets.Answer, err error) {
-	q := p.begin(OperationRead)
+	q := p.begin(OperationRead, mountOf(req))
 	a, err = p.Provider.Read(ctx, tok, req)
+	q.static = err == nil && a.Kind == secrets.Static
 	q.done(ctx, err)
 	return a, err
 }
 
 type measuredWaits struct {
 	Waiter
-	begin func(RequestKind) *request
+	begin func(what RequestKind, mount string) *request
 }
 
-func (p measuredWaits) Wait(ctx context.Context, tok secrets.Token, req secrets.Request, since string) (revision string, err error) {
-	q := p.begin(OperationWait)
-	revision, err = p.Waiter.Wait(ctx, tok, req, since)
+func (p measuredWaits) Wait(ctx context.Context, tok secrets.Token, req secrets.Request, since string, atMost time.Duration) (revision string, err error) {
+	q := p.begin(OperationWait, mountOf(req))
+	revision, err = p.Waiter.Wait(ctx, tok, req, since, atMost)
 	q.done(ctx, err)
 	return revision, err
 }
 
 type measuredTokens struct {
 	Issuer
-	begin func(RequestKind) *request
+	begin func(what RequestKind, mount string) *request
 }
 
 func (p measuredTokens) Login(ctx context.Context, in secrets.Login) (tok secrets.Token, err error) {
-	q := p.begin(OperationLogin)
+	q := p.begin(OperationLogin, "auth")
 	tok, err = p.Issuer.Login(ctx, in)
 	q.done(ctx, err)
 	return tok, err
 }
 
 func (p measuredTokens) RenewToken(ctx context.Context, tok secrets.Token, namespace string) (got secrets.Token, err error) {
-	q := p.begin(OperationRenewToken)
+	q := p.begin(OperationRenewToken, "auth/token")
 	got, err = p.Issuer.RenewToken(ctx, tok, namespace)
 	q.done(ctx, err)
 	return got, err
 }
 
 func (p measuredTokens) LookupToken(ctx context.Context, tok secrets.Token, namespace string) (got secrets.Token, err error) {
-	q := p.begin(OperationLookupToken)
+	q := p.begin(OperationLookupToken, "auth/token")
 	got, err = p.Issuer.LookupToken(ctx, tok, namespace)
 	q.done(ctx, err)
 	return got, err
 }
 
 func (p measuredTokens) RevokeToken(ctx context.Context, tok secrets.Token, namespace string) error {
-	q := p.begin(OperationRevokeToken)
+	q := p.begin(OperationRevokeToken, "auth/token")
 	err := p.Issuer.RevokeToken(ctx, tok, namespace)
 	q.done(ctx, err)
 	return err
@@ -159,25 +202,25 @@ func (p measuredTokens) RevokeToken(ctx context.Context, tok secrets.Token, name
 // measuredLeases is asked for what has to do with leases alone: what has to do with tokens, measuredTokens is.
 type measuredLeases struct {
 	Leaser
-	begin func(RequestKind) *request
+	begin func(what RequestKind, mount string) *request
 }
 
 func (p measuredLeases) Renew(ctx context.Context, tok secrets.Token, namespace string, id secrets.LeaseID, increment time.Duration) (l secrets.Lease, err error) {
-	q := p.begin(OperationRenewLease)
+	q := p.begin(OperationRenewLease, "sys")
 	l, err = p.Leaser.Renew(ctx, tok, namespace, id, increment)
 	q.done(ctx, err)
 	return l, err
 }
 
 func (p measuredLeases) LeaseTTL(ctx context.Context, tok secrets.Token, namespace string, id secrets.LeaseID) (left time.Duration, err error) {
-	q := p.begin(OperationLookupLease)
+	q := p.begin(OperationLookupLease, "sys")
 	left, err = p.Leaser.LeaseTTL(ctx, tok, namespace, id)
 	q.done(ctx, err)
 	return left, err
 }
 
 func (p measuredLeases) Revoke(ctx context.Context, tok secrets.Token, namespace string, id secrets.LeaseID) error {
-	q := p.begin(OperationRevokeLease)
+	q := p.begin(OperationRevokeLease, "sys")
 	err := p.Leaser.Revoke(ctx, tok, namespace, id)
 	q.done(ctx, err)
 	return err
@@ -185,12 +228,12 @@ func (p measuredLeases) Revoke(ctx context.Context, tok secrets.Token, namespace
 
 type measuredDiscovery struct {
 	Discoverer
-	begin func(RequestKind) *request
+	begin func(what RequestKind, mount string) *request
 }
 
 // Discover is several requests, each of which waits for its turn.
-func (p measuredDiscovery) Discover(ctx context.Context, tok secrets.Token, namespace string, held []string, turn func(context.Context) error) (d *secrets.Discovery, err error) {
-	q := p.begin(OperationDiscover)
+func (p measuredDiscovery) Discover(ctx context.Context, tok secrets.Token, namespace string, known []string, turn func(context.Context) error) (d *secrets.Discovery, err error) {
+	q := p.begin(OperationDiscover, "sys")
 	measured := turn
 	if turn != nil {
 		measured = func(ctx context.Context) error {
@@ -199,7 +242,7 @@ func (p measuredDiscovery) Discover(ctx context.Context, tok secrets.Token, name
 			return turn(ctx)
 		}
 	}
-	d, err = p.Discoverer.Discover(ctx, tok, namespace, held, measured)
+	d, err = p.Discoverer.Discover(ctx, tok, namespace, known, measured)
 	q.done(ctx, err)
 	return d, err
 }

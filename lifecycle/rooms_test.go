@@ -17,6 +17,7 @@ import (
 func TestRoomsImportOneWay(t *testing.T) {
 	const module = "github.com/nomad-driver-secrets/nomad-driver-secrets/"
 	below := map[string][]string{
+		"bubble":     nil,
 		"contain":    nil,
 		"crashpoint": nil,
 		"rootonly":   nil,
@@ -39,6 +40,9 @@ func TestRoomsImportOneWay(t *testing.T) {
 			for _, i := range file.Imports {
 				name, err := strconv.Unquote(i.Path.Value)
 				require.NoError(t, err)
+				if strings.HasSuffix(path, "_test.go") && name == module+"lifecycle/bubble" {
+					continue // what tests have in common
+				}
 				if ours, ok := strings.CutPrefix(name, module); ok {
 					require.True(t, slices.Contains(allowed, ours), "%s imports %s", path, ours)
 				}

@@ -2,11 +2,9 @@ package lifecycle
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
@@ -92,8 +90,14 @@ func (s *Session) batchFetched(r *rotation, got map[string]*secretState, failed 
 		if err := failed[c.name]; err != nil {
 			s.fetchFailed(now, c, err)
 		}
+		if c.drop { // what it was to give the task before the secret was withdrawn
+			s.giveUp(now, c)
+		}
 	}
-	r.keep(func(c *change) bool { return failed[c.name] == nil && !s.unchanged(c) })
+	// A change that has nothing to give was to give what has ended meanwhile (addChange): it stays, and fetches that next.
+	r.keep(func(c *change) bool {
+		return failed[c.name] == nil && (c.drop || c.fresh != nil) && !s.unchanged(c)
+	})
 	set, err := s.renderBatch(now, r)
 	if err != nil || len(r.batch) == 0 {
 		s.endRotation()
@@ -188,7 +192,7 @@ func (s *Session) fetchFailed(now time.Time, c *change, err error) {
 		if secrets.IsElsewhere(err) {
 			s.emitFirst(keySecret(c.name), eventNotRotated(h, err))
 		}
-		c.at = retryRenewal(now, h.ends, c.fails, s.k.random())
+		c.at = s.retryAt(now, h.ends, h.from, c.fails, err)
 		return
 	case secrets.KindOf(err) == secrets.Refused:
 		s.refused(h, func() { s.emitOnce(keySecret(c.name), eventNotRotated(h, err)) })
@@ -251,11 +255,16 @@ func (s *Session) reschedule(now time.Time, c *change, err error) {
 		s.emitOnce(keySecret(c.name), eventNotRotated(h, err))
 	}
 	if c.fresh != nil && c.fresh != s.secrets[c.name] && (c.fresh.answer.Kind != secrets.Static || !s.mayKeep()) {
-		if c.fresh.answer.Kind == secrets.Leased {
-			s.retire(retired{id: c.fresh.answer.Lease.ID, token: c.fresh.token, at: now, ends: c.fresh.ends})
-		}
-		c.fresh = nil
+		s.giveUp(now, c)
 	}
+}
+
+// giveUp has a change give the task nothing that is there already. What was fetched for it alone is revoked.
+func (s *Session) giveUp(now time.Time, c *change) {
+	if c.fresh != nil && c.fresh != s.secrets[c.name] {
+		s.discard(now, c.fresh)
+	}
+	c.fresh = nil
 }
 
 // rollBack undoes a rotation that was not applied. One that a crash interrupted cannot be undone: what it replaces is
@@ -275,130 +284,5 @@ func (s *Session) rollBack(now time.Time, r *rotation, err error) {
 	}
 	if err := s.journalSecrets(); err != nil {
 		s.logJournal("a rotation that was rolled back", err)
-	}
-}
-
-// apply publishes the files, then does the one thing that the batch asks for. It runs beside the loop.
-func (s *Session) apply(ctx, serving context.Context, r *rotation, set *secrets.Set) (done func()) {
-	s.liveBatch(r)
-	if r.silent() {
-		s.set.Store(set)
-		return func() { s.applied(time.Now(), r, "", nil) }
-	}
-	before := s.set.Swap(set)
-	if err := s.host.Publish(ctx, set); err != nil {
-		s.set.Store(before)
-		return func() { s.rollBack(time.Now(), r, fmt.Errorf("publish: %w", err)) }
-	}
-	crashpoint.Reached(crashpoint.RotationPublished, s.task.Name)
-	var outcome string
-	var err error
-	switch r.mode {
-	case secrets.Noop:
-		outcome = "files updated"
-	case secrets.SendSignal:
-		outcome, err = s.signal(ctx, r)
-	case secrets.RunScript:
-		outcome, err = s.script(ctx, r, set)
-	case secrets.Restart:
-		outcome, err = "task restarted in place", s.host.Restart(ctx, serving, set)
-	}
-	return func() { s.applied(time.Now(), r, outcome, err) }
-}
-
-// signal sends each signal that the batch asks for, once.
-func (s *Session) signal(ctx context.Context, r *rotation) (outcome string, err error) {
-	var sent []string
-	for _, c := range r.batch {
-		sig := c.change.Signal
-		if c.change.Mode != secrets.SendSignal || slices.Contains(sent, sig) {
-			continue
-		}
-		sent = append(sent, sig)
-		if e := s.host.Signal(ctx, sig); e != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", sig, e))
-		}
-	}
-	if err != nil {
-		return fmt.Sprintf("signal failed: %v", err), err
-	}
-	return "task signalled with " + strings.Join(sent, ", "), nil
-}
-
-// script runs each script that the batch asks for, once.
-func (s *Session) script(ctx context.Context, r *rotation, set *secrets.Set) (outcome string, err error) {
-	var ran []string
-	for _, c := range r.batch {
-		sc := c.change.Script
-		key := fmt.Sprintf("%q %q", sc.Command, sc.Args)
-		if c.change.Mode != secrets.RunScript || slices.Contains(ran, key) {
-			continue
-		}
-		ran = append(ran, key)
-		if e := s.runScript(ctx, set, sc); e != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", secrets.Cut(sc.Command, 100), e))
-		}
-	}
-	if err != nil {
-		return fmt.Sprintf("change_script failed: %v", err), err
-	}
-	return "change_script run", nil
-}
-
-func (s *Session) runScript(ctx context.Context, set *secrets.Set, sc secrets.Script) error {
-	if sc.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, sc.Timeout)
-		defer cancel()
-	}
-	exit, err := s.host.Script(ctx, set, sc)
-	if err == nil && exit != 0 {
-		err = fmt.Errorf("exit code %d", exit)
-	}
-	return err
-}
-
-// applied ends a rotation that was applied.
-func (s *Session) applied(now time.Time, r *rotation, outcome string, err error) {
-	s.endRotation()
-	if !errors.Is(err, ErrEnded) { // of a task that was stopped meanwhile nothing is to be said
-		for _, c := range r.batch {
-			s.count(c, err)
-		}
-	}
-	if r.mode == secrets.Restart && err != nil {
-		// The task has ended, or is about to be seen to have (C9). The old process may even live on,
-		// so both its leases and the new are kept until End.
-		s.phase = phaseOver
-		s.log.Info("the task ended during a rotation", "error", err)
-		return
-	}
-	for _, c := range r.batch {
-		delete(s.lastEvents, keySecret(c.name))
-		delete(s.lastEvents, keyRenewal(c.name))
-		h := s.secrets[c.name]
-		if h != nil {
-			h.undelivered = false
-			h.changed, h.changedBy, h.unapplied, h.oldUntil = now, c.replacedBy(), err != nil, time.Time{}
-		} else {
-			s.forget(c.name)
-		}
-		if err != nil {
-			s.noteError(c.name, err)
-		}
-		for _, old := range c.replaced() {
-			old.at = retireAt(now, r.mode, c.change.Mode, err, old.ends)
-			s.retired = append(s.retired, old)
-			if h != nil && now.Before(old.at) {
-				h.oldUntil = old.at
-			}
-		}
-	}
-	crashpoint.Reached(crashpoint.OldRetired, s.task.Name)
-	s.note()
-	crashpoint.Reached(crashpoint.RotationApplied, s.task.Name)
-	s.logRotation(now, r, err)
-	if outcome != "" {
-		s.host.Event(eventRotated(r, outcome))
 	}
 }

@@ -51,37 +51,24 @@ func memoryInUse() uint64 {
 // A plugin of a big node: the memory of a lease, with all that belongs to it, is bounded, and there are
 // no more goroutines for ten leases than for one.
 func TestManyLeases(t *testing.T) {
-	measureLeases(t, 100, 10)
-}
-
-// BenchmarkLeases prints the same for 10,000 leases.
-func BenchmarkLeases(b *testing.B) {
-	for b.Loop() {
-		bytes, goroutines := measureLeases(b, 1000, 10)
-		b.ReportMetric(bytes, "bytes/lease")
-		b.ReportMetric(goroutines, "goroutines/lease")
-	}
-}
-
-func measureLeases(t testing.TB, tasks, leases int) (bytes, goroutinesEach float64) {
+	const tasks, each = 100, 10
 	v, k, dir := newBigKeeper(t, 100*time.Millisecond)
 	defer k.Close()
 	before, goroutines := memoryInUse(), runtime.NumGoroutine()
-	all, _ := bigNode(t, k, v, dir, tasks, leases, time.Hour)
+	all, _ := bigNode(t, k, v, dir, tasks, each, time.Hour)
 	// All leases are to be checked by now, and all but a few wait for their turn.
 	require.Eventually(t, func() bool { return v.called("check") > 10 }, time.Minute, 10*time.Millisecond)
-	n := float64(tasks * leases)
+	var bytes uint64
 	var more int
 	v.with(func() {
 		v.leases, v.tokens, v.calls = nil, nil, nil // the server's own side does not count
-		bytes = float64(memoryInUse()-before) / n
+		bytes = (memoryInUse() - before) / (tasks * each)
 		more = runtime.NumGoroutine() - goroutines
 	})
-	t.Logf("%d leases of %d tasks: %.0f bytes and %.2f goroutines a lease", tasks*leases, tasks, bytes, float64(more)/n)
-	require.LessOrEqual(t, bytes, float64(8<<10))
+	t.Logf("%d leases of %d tasks: %d bytes and %.2f goroutines a lease", tasks*each, tasks, bytes, float64(more)/(tasks*each))
+	require.LessOrEqual(t, bytes, uint64(8<<10))
 	require.LessOrEqual(t, more, tasks+50, "one a task")
 	runtime.KeepAlive(all)
-	return bytes, float64(more) / n
 }
 
 // BenchmarkIdle is what 10,000 leases cost between renewals, with checks at the request rate: CPU time of

@@ -115,7 +115,7 @@ func TestRotationFits(t *testing.T) {
 	})
 }
 
-// Splay and stagger are at most five minutes in all; beyond, a random moment in them (README, "When a secret changes").
+// Splay and stagger are at most five minutes in all; beyond, a random moment in them (docs/changes.md, "When a secret changes").
 func TestSpread(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := drawChange(t)

@@ -33,7 +33,7 @@ func TestEndDuringRotation(t *testing.T) {
 
 // E2: who learns that the task has ended finds its leases pending, from within a rotation, too; and what
 // that rotation still gets is revoked.
-func TestOwe(t *testing.T) {
+func TestEnqueueRevocations(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.vault.roles["database/creds/app"] = fakeRole{ttl: time.Hour, max: time.Hour, fixed: true}
 		w.host.restart = func(context.Context) error {

@@ -148,3 +148,29 @@ func TestStartUndoneLater(t *testing.T) {
 		require.Empty(t, w.vault.live("database/creds/app"))
 	})
 }
+
+// A credential that takes the server 40 s to make (a slow creation statement) is waited for, at the start and at each rotation: the task has one
+// that works at each moment, and nothing that was made is lost.
+func TestCredentialThatTakesLongToMake(t *testing.T) {
+	inWorld(t, func(w *world) {
+		const takes = 40 * time.Second
+		w.vault.roles["database/creds/app"] = fakeRole{ttl: 10 * time.Minute, max: 10 * time.Minute, fixed: true}
+		w.vault.slow = map[string]time.Duration{"read database/creds/app": takes}
+		began := time.Now()
+		s := w.open(many{"db": db("")})
+		require.Equal(t, takes, time.Since(began))
+		for range 60 {
+			w.sleep(time.Minute)
+			set := w.host.env
+			if set == nil {
+				set = s.Set()
+			}
+			require.Contains(t, w.vault.live("database/creds/app"), "database/creds/app/"+set.Env["DB_USER"].Text()[len("user-"):])
+		}
+		require.GreaterOrEqual(t, w.host.count("restart"), 6)
+		require.Equal(t, w.host.count("restart")+1, w.vault.called("read database"), "each was read once")
+		s.End()
+		w.sleep(time.Minute)
+		require.Empty(t, w.vault.live("database/creds/app"))
+	})
+}

@@ -135,24 +135,30 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// C3: a short outage ends with nothing but two events.
+// C3: a short outage ends with nothing but two events, be it one of 429s to everybody.
 func TestOutageShort(t *testing.T) {
-	inWorld(t, func(w *world) {
-		withDB(w)
-		s := w.open(many{"db": db("")})
-		w.sleep(10 * time.Minute)
-		w.vault.set(errAway)
-		w.sleep(20 * time.Minute)
-		w.vault.set(nil)
-		w.sleep(10 * time.Minute)
-		require.Empty(t, w.host.applied())
-		require.Equal(t, []string{
-			"Secrets: reading with the task's identity (role nomad-workloads)",
-			"Secrets: server unreachable; credentials stay valid until 01:00:00 UTC",
-			"Secrets: server reachable again",
-		}, w.host.events)
-		s.End()
-	})
+	for name, outage := range map[string]error{"away": errAway, "limited": errLimited} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				withDB(w)
+				s := w.open(many{"db": db("")})
+				w.sleep(10 * time.Minute)
+				w.vault.set(outage)
+				w.sleep(20 * time.Minute)
+				w.vault.set(nil)
+				w.sleep(time.Minute)
+				require.Equal(t, []string{
+					"Secrets: reading with the task's identity (role nomad-workloads)",
+					"Secrets: server unreachable; credentials stay valid until 01:00:00 UTC",
+					"Secrets: server reachable again",
+				}, w.host.events)
+				w.sleep(10 * time.Minute)
+				require.Empty(t, w.host.applied())
+				require.Len(t, w.host.events, 3)
+				s.End()
+			})
+		})
+	}
 }
 
 // C3: a server that accepts and never answers is reported as soon as one request has waited in vain.
@@ -354,7 +360,7 @@ func TestPublishFails(t *testing.T) {
 	})
 }
 
-// C3: a database that is away is no outage of the server. It is said once, however its words change, and
+// C3: a database that is away is no outage of the server. It is one event, however its text changes, and
 // heals.
 func TestOutageElsewhere(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -56,7 +56,7 @@ func (s *Session) subscribeTo(name string, h *secretState) {
 	}
 	st.poll = s.k.polls.Subscribe(key,
 		poll.Subscriber{
-			Tenant: s.tenant(),
+			Tenant: s.tenant().At(h.from.name),
 			Token:  s.tokenFor(h.from), Task: s.asker(),
 			Seen: h.seen(), Changes: h.answer.Changes,
 			Looks: s.liveLooks(name),

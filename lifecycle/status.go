@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -27,7 +28,7 @@ const (
 	TaskEnded      TaskState = "ended"
 )
 
-// TaskStatus is how a task's secrets stand. What is published of it is never changed.
+// TaskStatus is how a task's secrets stand.
 type TaskStatus struct {
 	Namespace    string         `json:"namespace,omitempty"`
 	Job          string         `json:"job,omitempty"`
@@ -70,7 +71,7 @@ type SecretStatus struct {
 	ChangeMode string      `json:"change_mode"`
 	State      SecretState `json:"state"`
 	Fetched    time.Time   `json:"fetched,omitzero"`
-	// NextRenewal is of the lease. NextRotation is when it is to be replaced. Expires is when the credential ends, as
+	// NextRenewal is of the lease, or of the token that it ends with, if that comes first. NextRotation is when it is to be replaced. Expires is when the credential ends, as
 	// things are. Each is zero where there is none, or it is not known.
 	NextRenewal  time.Time  `json:"next_renewal,omitzero"`
 	NextRotation time.Time  `json:"next_rotation,omitzero"`
@@ -125,7 +126,7 @@ func (k *Keeper) Status() Status {
 			Leases: r.Leases, Tokens: r.Tokens, Since: r.Since, Attempts: r.Attempts,
 		}
 		if r.Err != nil {
-			of.LastError = oneLine(r.Err.Error())
+			of.LastError = secrets.OneLine(r.Err.Error())
 		}
 		st.Revocations = append(st.Revocations, of)
 	}
@@ -136,16 +137,12 @@ func (k *Keeper) Status() Status {
 func (k *Keeper) all() []*Session {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	all := make([]*Session, 0, len(k.sessions))
-	for _, s := range k.sessions {
-		all = append(all, s)
-	}
-	return all
+	return slices.Collect(maps.Values(k.sessions))
 }
 
 // Status is what the session has last published. Any goroutine may call it.
 func (s *Session) Status(now time.Time) TaskStatus {
-	st := *s.published.Load()
+	st := s.published.Load().status
 	switch {
 	case s.failed.Load():
 		st.State = TaskUnwatched
@@ -167,7 +164,13 @@ func (sec SecretStatus) endedBy(now time.Time) bool {
 	return sec.State.OK() && sec.State != SecretRotating && due(now, sec.Expires)
 }
 
-// publish makes how the session stands known to other goroutines. Who owns the session calls it.
+// snapshot is how a session stands, for other goroutines. It is never changed.
+type snapshot struct {
+	status TaskStatus
+	gauges []SecretGauge
+}
+
+// publish makes how the session stands known to other goroutines. Its owner calls it.
 func (s *Session) publish(now time.Time) {
 	st := TaskStatus{
 		Namespace: s.task.Namespace, Job: s.task.JobID, Alloc: s.task.AllocID, Task: s.task.Name,
@@ -188,7 +191,7 @@ func (s *Session) publish(now time.Time) {
 	for i := range s.spec.Secrets {
 		st.Secrets[i] = s.secretStatus(now, &s.spec.Secrets[i])
 	}
-	s.published.Store(&st)
+	s.published.Store(&snapshot{st, s.gaugesNow(now)})
 }
 
 func (s *Session) taskState() TaskState {
@@ -213,7 +216,7 @@ func (s *Session) secretStatus(now time.Time, sec *secrets.Secret) SecretStatus 
 	h, c := s.secrets[sec.Name], s.changes[sec.Name]
 	if h == nil {
 		if u, left := s.policies.failed[sec.Name]; left {
-			st.LastError = &LastError{Text: secrets.Shorten(oneLine(u.Why))}
+			st.LastError = &LastError{Text: secrets.Shorten(secrets.OneLine(u.Why))}
 		}
 		if s.phase == phaseStarting {
 			st.State = SecretStarting
@@ -223,6 +226,9 @@ func (s *Session) secretStatus(now time.Time, sec *secrets.Secret) SecretStatus 
 	st.Kind, st.Fetched = kindName(h.answer.Kind), h.answer.At
 	st.NextRenewal, st.NextRotation, st.Expires = h.renew, h.rotate, s.endOf(h)
 	st.Changed, st.Cause = h.changed, h.changedBy
+	if t := h.token; st.Expires.Before(h.ends) || h.ends.IsZero() && !st.Expires.IsZero() { // it ends with its token, whose renewal comes first
+		st.NextRenewal, st.NextRotation = earliest(st.NextRenewal, t.renew), earliest(st.NextRotation, t.rotate)
+	}
 	if c != nil {
 		st.NextRotation = c.at
 	}
@@ -258,5 +264,5 @@ func kindName(k secrets.Kind) string {
 
 // noteError keeps what went wrong with a secret, or with the task as a whole where name is empty.
 func (s *Session) noteError(name string, err error) {
-	s.errors[name] = &LastError{At: time.Now(), Text: secrets.Shorten(oneLine(err.Error())), retryable: s.retryable(err)}
+	s.errors[name] = &LastError{At: time.Now(), Text: secrets.Shorten(secrets.OneLine(err.Error())), retryable: s.retryable(err)}
 }

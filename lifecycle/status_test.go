@@ -53,6 +53,46 @@ func TestStatus(t *testing.T) {
 	})
 }
 
+// What comes next comes before the end, whichever of a lease and its token that is of, and however often either is renewed.
+func TestStatusNextBeforeEnd(t *testing.T) {
+	for name, login := range map[string]fakeRole{
+		"a token that is renewed":            {ttl: time.Hour, max: 1000 * time.Hour},
+		"a token that is renewed and ends":   {ttl: time.Hour, max: 5 * time.Hour},
+		"a token that ends after the lease":  {ttl: 100 * time.Hour, max: 1000 * time.Hour},
+		"a batch token, with all of its own": {ttl: time.Hour, max: time.Hour, batch: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.vault.roles["database/creds/app"] = fakeRole{ttl: 3 * time.Hour, max: 1000 * time.Hour}
+				w.vault.login = login
+				s := w.open(many{"db": db("")})
+				for range 12 * 60 {
+					w.sleep(time.Minute)
+					st := statusOf(s, "db")
+					require.False(w.t, st.Expires.IsZero())
+					next := earliest(st.NextRenewal, st.NextRotation)
+					require.Falsef(w.t, next.After(st.Expires), "next %v, ends %v", next, st.Expires)
+					if !login.batch {
+						require.False(w.t, next.IsZero())
+					}
+				}
+				s.End()
+			})
+		})
+	}
+}
+
+// A token that ends sooner than it was granted for, as the server says when it is looked up, is renewed before that.
+func TestTokenEndsSoonerThanGranted(t *testing.T) {
+	now := time.Now()
+	l := &tokenState{ends: now.Add(time.Hour), renew: now.Add(35 * time.Minute)}
+	l.seen(now, now.Add(time.Hour-time.Second), 0)
+	require.Equal(t, now.Add(35*time.Minute), l.renew, "a rounded answer")
+	l.seen(now, now.Add(10*time.Minute), 0)
+	require.Equal(t, now.Add(5*time.Minute), l.renew)
+	require.Equal(t, now.Add(10*time.Minute), l.ends)
+}
+
 // What a later process of the plugin shows of the last change is what the one before it had.
 func TestStatusAfterRecovery(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -26,9 +26,6 @@ type fakeStore struct {
 	tokens  int // requests that came with one
 }
 
-// answersWaits is after how long a wait is answered without a change.
-const answersWaits = time.Minute
-
 func newFakeStore() *fakeStore {
 	return &fakeStore{denied: map[string]bool{}, items: map[string]map[string]any{}, at: map[string]int{}, changed: make(chan struct{})}
 }
@@ -81,8 +78,8 @@ func (f *fakeStore) Read(_ context.Context, tok secrets.Token, req secrets.Reque
 	return secrets.Answer{Kind: secrets.Static, Fields: secrets.NewFields(maps.Clone(item)), Revision: revision, At: time.Now()}, nil
 }
 
-func (f *fakeStore) Wait(ctx context.Context, tok secrets.Token, req secrets.Request, since string) (string, error) {
-	over := time.NewTimer(answersWaits)
+func (f *fakeStore) Wait(ctx context.Context, tok secrets.Token, req secrets.Request, since string, atMost time.Duration) (string, error) {
+	over := time.NewTimer(atMost)
 	defer over.Stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()

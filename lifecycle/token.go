@@ -31,7 +31,7 @@ const howToIdentify = `the task has no identity to read secrets with: add to it
   }
 or a vault {} block`
 
-// identity is whose rights a session reads with, and where its tokens come from (README, "Whose token"). It is
+// identity is whose rights a session reads with, and where its tokens come from (docs/vault.md, "Whose token"). It is
 // fixed at the start; the tokens change (tokens.go).
 type identity struct {
 	source journal.TokenSource
@@ -214,7 +214,7 @@ func (s *Session) logIn(ctx context.Context) (*tokenState, error) {
 	if err != nil {
 		if k := secrets.KindOf(err); k != secrets.Outage && due(at, secrets.JWTExpiry(jwt)) {
 			// Nomad renews the file, once its own servers are back (S2).
-			return nil, secrets.Errorf(secrets.Outage, "log in with the task's identity, which has expired and Nomad has not renewed yet: %w", err)
+			return nil, secrets.Errorf(secrets.Outage, "log in with the task's identity, which has expired and Nomad has not renewed yet (nor does it for a poststop task, once the allocation is stopped: give that a longer ttl): %w", err)
 		}
 		return nil, fmt.Errorf("log in with the task's identity (%s): %w", id.describeRole(), err)
 	}
@@ -231,6 +231,23 @@ func (s *Session) logIn(ctx context.Context) (*tokenState, error) {
 	l.granted(at, tok, s.k.random())
 	return l, nil
 }
+
+// seen takes in when the server says that the token ends. That may be sooner than was granted: then it is renewed, or replaced,
+// sooner, too. A login that is due, or is to be tried again, is not.
+func (l *tokenState) seen(now, ends time.Time, r float64) {
+	if !ends.IsZero() && ends.Before(l.ends.Add(-clockSlack)) {
+		switch {
+		case !l.renew.IsZero():
+			l.renew = earliest(l.renew, renewAt(now, ends.Sub(now), r))
+		case !l.lost && l.fails == 0:
+			l.rotate = time.Time{} // step decides anew
+		}
+	}
+	l.ends = ends
+}
+
+// endRenewals notes that the token is renewed no more. It is replaced in time (step), and what fails from then on are logins.
+func (l *tokenState) endRenewals() { l.renew, l.fails, l.unanswered = time.Time{}, 0, false }
 
 // granted takes in what a login or a renewal at a moment gave.
 func (l *tokenState) granted(at time.Time, tok secrets.Token, r float64) {

@@ -112,18 +112,18 @@ func (s *Session) renewToken() {
 		case s.retryable(err):
 			l.fails++
 			l.unanswered = unanswered(err)
-			l.renew = retryRenewal(now, l.ends, l.fails, s.k.random())
+			l.renew = s.retryAt(now, l.ends, s.tokens.issuer, l.fails, err)
 		case secrets.KindOf(err) == secrets.Gone:
 			s.tokenLost(now)
 		case secrets.KindOf(err) == secrets.Refused:
 			l.fails++
 			l.renew = retryRenewal(now, l.ends, l.fails, s.k.random())
 			s.askToken(limit.Rotate, func() {
-				l.renew = time.Time{} // it may not be renewed: it is replaced
+				l.endRenewals() // it may not be renewed: it is replaced
 				s.emitOnce(keyTokenRenewal, eventTokenRenewalRefused())
 			})
 		default:
-			l.renew = time.Time{}
+			l.endRenewals()
 		}
 	})
 }
@@ -144,7 +144,7 @@ func (s *Session) askToken(u limit.Priority, known func()) {
 		}
 		switch {
 		case err == nil:
-			l.ends = got.Expires
+			l.seen(time.Now(), got.Expires, s.k.random())
 			known()
 		case s.retryable(err): // asked again when the next thing is refused
 		case secrets.KindOf(err) == secrets.Gone:
@@ -179,7 +179,7 @@ func (s *Session) logInAgain() {
 	old := s.tokens.current
 	s.do(func(ctx context.Context) func() {
 		var l *tokenState
-		err := s.k.limit.Background(ctx, s.tenant(), limit.Renew, old.ends)
+		err := s.k.limit.Background(ctx, s.tenant().At(s.tokens.issuer.name), limit.Renew, old.ends)
 		if err == nil {
 			rctx, cancel := context.WithTimeout(ctx, requestTimeout)
 			l, err = s.logIn(rctx)
@@ -198,7 +198,7 @@ func (s *Session) loggedInAgain(now time.Time, old, l *tokenState, err error) {
 		s.noteError("", err)
 		old.fails++
 		old.unanswered = unanswered(err)
-		old.rotate = retryRenewal(now, old.ends, old.fails, s.k.random())
+		old.rotate = s.retryAt(now, old.ends, s.tokens.issuer, old.fails, err)
 		if secrets.KindOf(err) != secrets.Outage {
 			old.rotate = now.Add(slowBackoff(old.fails, s.k.random()))
 			s.emitOnce(keyLogin, eventLoginRefused(err))

@@ -40,6 +40,43 @@ func TestTokenMaximum(t *testing.T) {
 	})
 }
 
+// A token that ends sooner than was granted, as after a pause of the machine, costs the task nothing once an operator has had it looked at, be it
+// to be renewed or to be replaced before that end.
+func TestRefreshSeesATokensEnd(t *testing.T) {
+	for name, login := range map[string]fakeRole{
+		"renewed":     {ttl: time.Hour, max: 1000 * time.Hour},
+		"a batch one": {ttl: time.Hour, max: time.Hour, batch: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				withDB(w)
+				w.vault.login = login
+				s := w.open(many{"db": db("")})
+				w.sleep(time.Minute)
+				w.vault.with(func() {
+					for _, tok := range w.vault.tokens {
+						tok.until = time.Now().Add(10 * time.Minute)
+					}
+				})
+				for _, out := range w.keeper.Operate(w.t.Context(), Refresh, Selection{}) {
+					require.True(t, out.Result.OK(), out.Detail) // replaced, where there is no time to lose
+				}
+				for range 20 * 60 {
+					set := w.host.env
+					if set == nil {
+						set = s.Set()
+					}
+					user := set.Env["DB_USER"].Text()
+					require.Contains(t, w.vault.live("database/creds/app"), "database/creds/app/"+user[len("user-"):], w.host.said())
+					w.sleep(time.Second)
+				}
+				require.NotContains(t, w.host.said(), "ended")
+				s.End()
+			})
+		})
+	}
+}
+
 // C6: to look after the token is no reason to miss its renewal, where nothing else wakes the session.
 func TestCheckKeepsTheRenewal(t *testing.T) {
 	now := epoch
@@ -108,7 +145,7 @@ func TestTokenLooksDoNotQueueUp(t *testing.T) {
 		w.sleep(time.Hour)
 		waiting := 0
 		for _, p := range []limit.Priority{limit.Renew, limit.Rotate, limit.Poll} {
-			waiting += w.keeper.limit.Waiting(s.tenant(), p)
+			waiting += w.keeper.limit.Waiting(s.tenant().At("vault"), p)
 		}
 		require.LessOrEqual(t, waiting, 3, "a poll, a look at the token, its renewal")
 		require.Positive(t, w.vault.called("lookup"))
@@ -124,7 +161,7 @@ func (w *world) vaultBlock() {
 	})
 }
 
-// Nomad's token is never revoked or renewed; leases are revoked one by one (README, "Whose token").
+// Nomad's token is never revoked or renewed; leases are revoked one by one (docs/vault.md, "Whose token").
 func TestVaultBlock(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -143,7 +180,7 @@ func TestVaultBlock(t *testing.T) {
 	})
 }
 
-// When Nomad replaces the token, it is reloaded, and what ended with the old is fetched again (README, "Whose token").
+// When Nomad replaces the token, it is reloaded, and what ended with the old is fetched again (docs/vault.md, "Whose token").
 func TestVaultBlockReplaced(t *testing.T) {
 	inWorld(t, func(w *world) {
 		withDB(w)
@@ -199,7 +236,7 @@ func TestVaultBlockReplacedAlive(t *testing.T) {
 	})
 }
 
-// The first found is used (README, "Whose token").
+// The first found is used (docs/vault.md, "Whose token").
 func TestTokenOrder(t *testing.T) {
 	const node = "the node's token"
 	for name, tt := range map[string]struct {
@@ -269,6 +306,7 @@ func TestExpiredJWT(t *testing.T) {
 		time.AfterFunc(time.Minute, func() { w.vault.with(func() { delete(w.vault.fail, "login") }) })
 		s, err := w.keeper.Open(w.t.Context(), w.startOf(many{"app": app("")}), w.host)
 		require.NoError(t, err)
+		require.Contains(t, w.host.said(), "for a poststop task, once the allocation is stopped: give that a longer ttl", "what is waited for may not come")
 		s.End()
 
 		w.vault.with(func() { w.vault.fail["login"] = secrets.Errorf(secrets.Invalid, "role not found") })

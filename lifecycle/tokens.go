@@ -55,6 +55,12 @@ func (t *tokens) retire(l *tokenState) { t.old = append(t.old, l) }
 // lost reports whether a new token is waited for.
 func (t *tokens) lost() bool { return t.current != nil && t.current.lost }
 
+// ended reports whether the token in use, one of ours, is of no use any more by its time, so that a new one is to come, whether the server
+// has said so or not.
+func (t *tokens) ended(now time.Time) bool {
+	return t.current != nil && t.identity.ours() && due(now.Add(nearlyEnded), t.current.ends)
+}
+
 // lose notes that the server does not know the token in use any more. One of ours is replaced at once, another when
 // its owner has replaced it.
 func (t *tokens) lose(now time.Time) {

@@ -45,6 +45,53 @@ func TestTokenStep(t *testing.T) {
 	}
 }
 
+// A token that the server says ends sooner than was granted is renewed sooner, or replaced sooner where it can be renewed no more.
+// A login that has failed, or is due, is not pulled forward by that.
+func TestTokenEndsSooner(t *testing.T) {
+	granted, seen := epoch.Add(3*time.Hour), epoch.Add(30*time.Minute)
+	renew, rotate := epoch.Add(90*time.Minute), epoch.Add(2*time.Hour)
+	const first = 3 * time.Hour
+	for name, tt := range map[string]struct {
+		l    tokenState
+		seen time.Time
+		want tokenStep
+		next time.Time
+	}{
+		"it is renewed":                {tokenState{renew: renew}, seen, tokenWaits, epoch.Add(15 * time.Minute)},
+		"it is replaced":               {tokenState{rotate: rotate, firstTTL: 40 * time.Minute}, seen, tokenWaits, seen.Add(-40 * time.Minute / 3)},
+		"it is replaced at once":       {tokenState{rotate: rotate, firstTTL: first}, seen, tokenReplace, time.Time{}},
+		"it ends as was granted":       {tokenState{rotate: rotate, firstTTL: first}, granted.Add(-clockSlack), tokenWaits, rotate},
+		"its end is not known":         {tokenState{rotate: rotate, firstTTL: first}, time.Time{}, tokenWaits, rotate},
+		"it ends later":                {tokenState{rotate: rotate, firstTTL: first}, granted.Add(time.Hour), tokenWaits, rotate},
+		"a failed login waits":         {tokenState{rotate: rotate, firstTTL: first, fails: 1}, seen, tokenWaits, rotate},
+		"the login in its place waits": {tokenState{rotate: rotate, firstTTL: first, lost: true}, seen, tokenWaits, rotate},
+		"it has ended":                 {tokenState{rotate: rotate, firstTTL: first}, epoch, tokenReplace, time.Time{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.l.ends = granted
+			tt.l.seen(epoch, tt.seen, 0)
+			require.Equal(t, tt.seen, tt.l.ends)
+			tk := tokens{identity: &identity{source: journal.FromIdentity}, current: &tt.l}
+			step, next := tk.step(epoch, func() time.Duration { return time.Minute })
+			require.Equal(t, tt.want, step)
+			require.Equal(t, tt.next, next)
+		})
+	}
+}
+
+// The failures of a token's renewals are none of the logins that follow.
+func TestRenewalsOfATokenEnd(t *testing.T) {
+	l := tokenState{renew: epoch, fails: 2, unanswered: true, firstTTL: time.Hour, ends: epoch.Add(time.Hour)}
+	l.endRenewals()
+	tk := tokens{identity: &identity{source: journal.FromIdentity}, current: &l}
+	_, next := tk.step(epoch, func() time.Duration { return time.Minute })
+	require.Equal(t, epoch.Add(40*time.Minute), next)
+	require.False(t, l.unanswered, "nothing waits for the server's return")
+	l.seen(epoch, epoch.Add(50*time.Minute), 0)
+	_, next = tk.step(epoch, func() time.Duration { return time.Minute })
+	require.Equal(t, epoch.Add(30*time.Minute), next)
+}
+
 // Only a token in a file that somebody else replaces is looked for again, and not at each step of the loop.
 func TestTokenReload(t *testing.T) {
 	for _, id := range []*identity{{source: journal.FromIdentity, file: "jwt"}, {source: journal.FromVaultBlock, env: "token"}} {

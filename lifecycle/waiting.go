@@ -12,49 +12,49 @@ import (
 )
 
 const (
-	// tellWaitAfter is how long a start waits before an event says so.
-	tellWaitAfter = 3 * time.Second
-	// maxWaitsTold is how many such events a start has at most: Nomad keeps ten of a task.
-	maxWaitsTold = 3
+	// waitEventAfter is how long a start waits before an event says so.
+	waitEventAfter = 3 * time.Second
+	// maxWaitEvents is how many such events a start has at most: Nomad keeps ten of a task.
+	maxWaitEvents = 3
 )
 
-// waiting tells in the task's events what a start waits for, and until when: nobody can look into a start, and it may wait
-// for minutes. Each cause is told once.
+// waiting emits events of what a start waits for, and until when: nobody can look into a start, and it may wait for
+// minutes. Each cause is one event.
 type waiting struct {
 	event func(string)
 	began time.Time
 
-	mu   sync.Mutex // guards what follows
-	told map[string]bool
+	mu      sync.Mutex // guards what follows
+	emitted map[string]bool
 }
 
 func newWaiting(event func(string)) *waiting {
-	return &waiting{event: event, began: time.Now(), told: map[string]bool{}}
+	return &waiting{event: event, began: time.Now(), emitted: map[string]bool{}}
 }
 
-// attempt begins what is repeated until it succeeds, or until ctx ends. failed is to be told of each failure after which it
-// is repeated, and until when that is done; done is to be called when it is over, and joins what was begun.
+// attempt begins what is repeated until it succeeds, or until ctx ends. failed is to be called after each failure after which
+// it is repeated, with until when that is done; done is to be called when it is over, and joins what was begun.
 func (w *waiting) attempt(ctx context.Context, what string) (failed func(err error, until time.Time), done func()) {
 	end, _ := ctx.Deadline()
 	var cause error
 	until := end
-	tell := func() { // w.mu is held
+	emit := func() { // w.mu is held
 		if cause == nil {
-			w.tellLocked(what, eventNoAnswerYet(what, until))
+			w.emitLocked(what, eventNoAnswerYet(what, until))
 		} else {
-			w.tellLocked(causeOf(cause), eventWaits(cause, until))
+			w.emitLocked(causeOf(cause), eventWaits(cause, until))
 		}
 	}
 	over := make(chan struct{})
 	var work sync.WaitGroup
 	work.Go(func() {
-		timer := time.NewTimer(tellWaitAfter)
+		timer := time.NewTimer(waitEventAfter)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			tell()
+			emit()
 		case <-over:
 		}
 	})
@@ -62,8 +62,8 @@ func (w *waiting) attempt(ctx context.Context, what string) (failed func(err err
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		cause, until = err, earliest(till, end)
-		if time.Since(w.began) >= tellWaitAfter {
-			tell()
+		if time.Since(w.began) >= waitEventAfter {
+			emit()
 		}
 	}
 	return failed, func() {
@@ -72,11 +72,11 @@ func (w *waiting) attempt(ctx context.Context, what string) (failed func(err err
 	}
 }
 
-func (w *waiting) tellLocked(cause, msg string) {
-	if w.told[cause] || len(w.told) >= maxWaitsTold {
+func (w *waiting) emitLocked(cause, msg string) {
+	if w.emitted[cause] || len(w.emitted) >= maxWaitEvents {
 		return
 	}
-	w.told[cause] = true
+	w.emitted[cause] = true
 	w.event(msg)
 }
 

@@ -43,8 +43,8 @@ func TestStartSaysWhatItWaitsFor(t *testing.T) {
 					w.vault.fail[test.call] = test.err
 				}
 				early, soon := make(chan []string, 1), make(chan []string, 1)
-				time.AfterFunc(tellWaitAfter-time.Millisecond, func() { early <- w.host.waits() })
-				time.AfterFunc(tellWaitAfter+time.Millisecond, func() { soon <- w.host.waits() })
+				time.AfterFunc(waitEventAfter-time.Millisecond, func() { early <- w.host.waits() })
+				time.AfterFunc(waitEventAfter+time.Millisecond, func() { soon <- w.host.waits() })
 				_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
 				require.Error(w.t, err)
 				require.Empty(w.t, <-early, "a moment is not worth an event")
@@ -52,7 +52,7 @@ func TestStartSaysWhatItWaitsFor(t *testing.T) {
 				require.Len(w.t, told, 1, "3 s after the start began")
 				require.True(w.t, strings.HasPrefix(told[0], "Secrets: the start waits, and tries again until "+test.until+", because of: "), told[0])
 				require.Contains(w.t, told[0], test.says)
-				require.Equal(w.t, told, w.host.waits(), "it is told once")
+				require.Equal(w.t, told, w.host.waits(), "it is one event")
 			})
 		})
 	}
@@ -96,7 +96,7 @@ func TestStartSaysWhenTheCauseChanges(t *testing.T) {
 		_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"db": db("")}), w.host)
 		require.Error(w.t, err)
 		told := w.host.waits()
-		require.Len(w.t, told, maxWaitsTold, fmt.Sprint(told))
+		require.Len(w.t, told, maxWaitEvents, fmt.Sprint(told))
 		for i, cause := range []string{"connection refused", "503 Vault is sealed", "no such host"} {
 			require.Contains(w.t, told[i], cause)
 		}

@@ -59,7 +59,6 @@ func (s *Session) step(now time.Time) (next time.Time) {
 	} else {
 		next = earliest(next, s.stepEnded(now), s.stepLive(now), s.stepPolicies(now), s.stepChanges(now), s.stepRetired(now), s.stepOldTokens(now), s.stepOperations(now))
 	}
-	s.publishGauges(now)
 	return next
 }
 
@@ -80,7 +79,6 @@ func (s *Session) contain() {
 		return
 	}
 	s.failed.Store(true)
-	s.unready()
 	s.unwatch()
 	s.log.Error("the watch over a task's secrets ended because of an error in this plugin, and begins anew; please report it", "error", p, "stack", p.Stack)
 }
@@ -100,7 +98,7 @@ func (s *Session) ask(u limit.Priority, due time.Time, request func(ctx context.
 // askWhile is ask for what is not wanted any more once ctx ends: then nothing is done of it.
 func (s *Session) askWhile(ctx context.Context, u limit.Priority, due time.Time, request func(ctx context.Context) error, done func(err error)) {
 	s.work.Add(1) // which the loop, that runs, keeps above zero
-	s.k.limit.Queue(ctx, s.tenant(), u, due, func(err error) {
+	s.k.limit.Queue(ctx, s.tenant().At(s.tokens.issuer.name), u, due, func(err error) {
 		defer s.work.Done()
 		defer s.contain()
 		if err == nil {
@@ -132,6 +130,9 @@ type outage struct {
 func (o *outage) covers(at time.Time) bool {
 	return !o.from.IsZero() && !at.Before(o.from) && (o.to.IsZero() || !at.After(o.to))
 }
+
+// lately reports whether the provider answers again since less than shortLife.
+func (o *outage) lately(now time.Time) bool { return !o.to.IsZero() && now.Sub(o.to) < shortLife }
 
 // noteAnswer takes note of whether the server answered (C3). A single failure is no outage: the next
 // attempt comes within a second or two, and only then is there something to report. But one that was

@@ -13,7 +13,7 @@ import (
 // Compile checks what a job asks for and makes it a Spec. It reports all that is wrong at once, one
 // line each, and each line says where, what, and the remedy. The error is of kind Invalid.
 // No request has been made by then, and none is needed to compile: what depends on the answers
-// (names made by env_prefix and files) Render checks.
+// (names made by env_prefix and files) Fit checks.
 //
 // A config that asks for too much is refused before it is looked into (S8).
 //

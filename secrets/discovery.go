@@ -21,7 +21,6 @@ type Discovery struct {
 // Found is one secret that a policy grants.
 type Found struct {
 	Path string // the API's, as the policy has it
-	CLI  string // as a job would say it
 	// Exact is set where a policy names the path itself. Others were found below a pattern: there
 	// whoever may write a key decides what there is.
 	Exact bool

@@ -4,7 +4,7 @@ import "strings"
 
 // loaderEnv are variables that change what code a program loads or runs, whom it trusts, or where it sends what it
 // has. A secret's name and its fields' make a variable's name, so whoever may write a key below a pattern of a
-// policy could set them in every task of that policy: discovery never does. README lists them. A job that
+// policy could set them in every task of that policy: discovery never does. docs/policies.md lists them. A job that
 // wants one declares it.
 var loaderEnv = []string{
 	// The dynamic linker and the C library.

@@ -3,6 +3,7 @@ package secrets
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrorKind sorts what can go wrong by what helps: waiting, asking anew, or a person.
@@ -45,6 +46,11 @@ type Error struct {
 	// Elsewhere says of an Outage that it is not the secrets server's own. That answers, but what it makes
 	// credentials in (a database, a broker, AWS) does not.
 	Elsewhere bool
+	// OfServer says of an Outage that it is of the server as a whole: it could not be reached, or takes no requests.
+	OfServer bool
+	// Limited says of an Outage that the server wants fewer requests (429), RetryAfter for how long; zero: it does not say.
+	Limited    bool
+	RetryAfter time.Duration
 	// OfAsker says of an Outage that it may be of who asked, and not of the server: another task may be answered.
 	OfAsker bool
 }
@@ -61,6 +67,27 @@ func Errorf(k ErrorKind, format string, args ...any) error {
 func IsElsewhere(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Elsewhere
+}
+
+// IsOfServer reports whether err is of an outage of the server as a whole.
+func IsOfServer(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.OfServer
+}
+
+// IsLimited reports whether err is of a server that wants fewer requests.
+func IsLimited(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Limited
+}
+
+// RetryAfter is how long a server wants to be left alone, by err; zero: it does not say.
+func RetryAfter(err error) time.Duration {
+	var e *Error
+	if !errors.As(err, &e) {
+		return 0
+	}
+	return e.RetryAfter
 }
 
 // IsOfAsker reports whether err is of an outage that another task need not have.

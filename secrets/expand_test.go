@@ -50,7 +50,7 @@ func TestExpand(t *testing.T) {
 
 	spec, err := Compile(out)
 	must.NoError(t, err)
-	set, err := Render(spec, map[string]Answer{
+	set, err := renderSet(spec, map[string]Answer{
 		"mine": {}, "cert": {},
 		"my-role_1": {Fields: NewFields(map[string]any{"username": "u", "password": "p"})},
 	})

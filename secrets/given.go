@@ -11,7 +11,7 @@ func (s *Secret) Variables(f Fields) []string {
 	names := slices.Collect(maps.Keys(s.Env))
 	if s.EnvPrefix != nil {
 		for field, value := range f.content() {
-			variable := *s.EnvPrefix + fieldEnvName(field)
+			variable := s.variable(field)
 			if value != nil && !(s.Granted && isLoaderEnv(variable)) {
 				names = append(names, variable)
 			}

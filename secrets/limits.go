@@ -17,7 +17,7 @@ const (
 
 // Bounds of what goes with them.
 const (
-	// maxConfig is what a job's own words may come to, templates and params included: they are journalled.
+	// maxConfig is what a job's own configuration may come to, templates and params included: they are journalled.
 	maxConfig = 4 << 20
 	// maxNodes and maxNesting bound the shape of an answer. 8 MiB of "[],[],…" would take 100 times as much
 	// once decoded.
@@ -65,52 +65,52 @@ func CheckTaskBytes(sum int) error {
 	return nil
 }
 
-// size of a job's own words, with something for each of them.
+// size of a job's own configuration: its texts, with something for each of them.
 func (c TaskConfig) size() int {
 	n := 0
-	words := func(all ...string) {
+	texts := func(all ...string) {
 		for _, s := range all {
 			n += len(s) + 16
 		}
 	}
 	files := func(m map[string]*FileConfig) {
 		for p, f := range m {
-			words(p)
+			texts(p)
 			if f != nil {
-				words(f.Field, f.Template, f.Perms, f.Decode)
+				texts(f.Field, f.Template, f.Perms, f.Decode)
 			}
 		}
 	}
-	words(c.Role, c.Namespace, c.IdentityFile, c.FromPolicies, c.StopSignal, c.StopTimeout, c.PreStopSignal, c.PreStopWait, c.ChangeMode, c.Splay, c.Stagger)
+	texts(c.Role, c.Namespace, c.IdentityFile, c.FromPolicies, c.StopSignal, c.StopTimeout, c.PreStopSignal, c.PreStopWait, c.ChangeMode, c.Splay, c.Stagger)
 	if r := c.RegistryAuth; r != nil {
-		words(r.Secret, r.Username, r.Password, r.ServerAddress)
+		texts(r.Secret, r.Username, r.Password, r.ServerAddress)
 	}
 	files(c.Files)
 	for name, s := range c.Secrets {
-		words(name)
+		texts(name)
 		if s == nil {
 			continue
 		}
-		words(s.Provider, s.Path, s.LiveDir, s.LiveStale, s.ChangeMode, s.ChangeSignal, s.Splay, s.Stagger)
+		texts(s.Provider, s.Path, s.LiveDir, s.LiveStale, s.ChangeMode, s.ChangeSignal, s.Splay, s.Stagger)
 		for _, list := range [][]map[string]string{s.Params, s.Env} {
 			for _, m := range list {
 				n += 16
 				for k, v := range m {
-					words(k, v)
+					texts(k, v)
 				}
 			}
 		}
 		if s.EnvPrefix != nil {
-			words(*s.EnvPrefix)
+			texts(*s.EnvPrefix)
 		}
 		if s.CSR != nil {
-			words(s.CSR.CommonName, s.CSR.KeyType)
-			words(s.CSR.DNSNames...)
-			words(s.CSR.IPAddresses...)
+			texts(s.CSR.CommonName, s.CSR.KeyType)
+			texts(s.CSR.DNSNames...)
+			texts(s.CSR.IPAddresses...)
 		}
 		if s.ChangeScript != nil {
-			words(s.ChangeScript.Command, s.ChangeScript.Timeout)
-			words(s.ChangeScript.Args...)
+			texts(s.ChangeScript.Command, s.ChangeScript.Timeout)
+			texts(s.ChangeScript.Args...)
 		}
 		files(s.Files)
 	}

@@ -77,7 +77,7 @@ func TestLimitsOfConfig(t *testing.T) {
 func TestLimitsOfDiscovery(t *testing.T) {
 	d := &Discovery{}
 	for i := range MaxSecrets {
-		d.Found = append(d.Found, Found{Path: fmt.Sprintf("kv/data/found-%05d", i), CLI: fmt.Sprintf("kv/found-%05d", i)})
+		d.Found = append(d.Found, Found{Path: fmt.Sprintf("kv/data/found-%05d", i)})
 	}
 	c := TaskConfig{FromPolicies: "env", Secrets: map[string]*SecretConfig{}}
 	for i := range 50 {
@@ -134,7 +134,7 @@ func TestLimitsOfTemplatesTogether(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before, start := allocated(), time.Now()
-			_, err := Render(c.spec, answersOf(map[string]any{"k": "v"}))
+			_, err := renderSet(c.spec, answersOf(map[string]any{"k": "v"}))
 			must.ErrorContains(t, err, c.want)
 			must.True(t, IsLimit(err))
 			must.StrNotContains(t, err.Error(), "\n") // it ends at the first
@@ -153,7 +153,7 @@ func TestLimitsOfTemplatesTogether(t *testing.T) {
 	_, err = b.Fit(templatesOf(1, `{{ range 1 }}{{ end }}`), answersOf(nil), Around{})
 	must.True(t, IsLimit(err))
 	// What many tasks have is far from it.
-	_, err = Render(templatesOf(1000, `{{ .k | upper }}`), answersOf(map[string]any{"k": "v"}))
+	_, err = renderSet(templatesOf(1000, `{{ .k | upper }}`), answersOf(map[string]any{"k": "v"}))
 	must.NoError(t, err)
 }
 
@@ -167,7 +167,7 @@ func TestLimitsOfComparisons(t *testing.T) {
 		"{{ range 1000000000 }}{{ if lt $.c $.d }}{{ end }}{{ end }}",
 	} {
 		start := time.Now()
-		_, err := Render(templatesOf(1, src), data)
+		_, err := renderSet(templatesOf(1, src), data)
 		must.True(t, IsLimit(err), must.Sprint(err))
 		must.Less(t, 10*time.Second, time.Since(start))
 	}
@@ -251,14 +251,14 @@ func TestLimitsOfSet(t *testing.T) {
 		"the task's variables are larger than 2048 KiB together": func() (*Spec, map[string]Answer) { return environment, answersOf(large) },
 	} {
 		spec, answers := c()
-		_, err := Render(spec, answers)
+		_, err := renderSet(spec, answers)
 		must.ErrorContains(t, err, want)
 		must.True(t, IsLimit(err))
 		must.LessEq(t, maxText, len(err.Error()))
 	}
 	spec, answers := many(4, 7<<20)
 	before := allocated()
-	_, err := Render(spec, answers)
+	_, err := renderSet(spec, answers)
 	must.NoError(t, err)
 	must.Less(t, 1<<20, allocated()-before) // nothing is copied
 }
@@ -287,7 +287,7 @@ func TestErrorsAreShort(t *testing.T) {
 		"a thousand":            {wrong, long, []string{`secret "a": env V0: no field "f"; there are: 0000`, "\nand more"}},
 		"in a template":         {inTemplate, short, []string{`file "x": template line 1 <.a.mistyped>: no field "mistyped"; there are: a.f0000, `, "a.f0019, and 8980 more"}},
 	} {
-		_, err := Render(c.spec, answersOf(c.data))
+		_, err := renderSet(c.spec, answersOf(c.data))
 		for _, part := range c.parts {
 			must.ErrorContains(t, err, part, must.Sprint(name))
 		}

@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
@@ -46,6 +47,12 @@ type problem struct {
 }
 
 func (p *problem) Error() string { return p.text }
+
+// Problemf is what is wrong at a place such as `registry_auth`, as an error of kind Invalid. The text begins with the key that it
+// is about, if it is about one.
+func Problemf(place, format string, args ...any) error {
+	return &Error{Kind: Invalid, Err: newProblem(place, fmt.Sprintf(format, args...))}
+}
 
 // newProblem is about a place such as `secret "db": file "x"`. What follows begins with the key that it is about, if it is
 // about one.

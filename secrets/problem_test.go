@@ -43,6 +43,15 @@ func TestProblems(t *testing.T) {
 	must.Eq(t, []string{"secret", "a", "live_dir"}, all[1].Place)
 }
 
+// What is found wrong elsewhere has its place and its text in the same form.
+func TestProblemf(t *testing.T) {
+	err := Problemf("registry_auth", "server_address %q is another", "x")
+	must.EqOp(t, Invalid, KindOf(err))
+	must.ErrorContains(t, err, `registry_auth: server_address "x" is another`)
+	must.Eq(t, []Problem{{Place: []string{"registry_auth", "server_address"}, Text: `registry_auth: server_address "x" is another`}}, Problems(err))
+	must.Eq(t, []string{"registry_auth"}, Problems(Problemf("registry_auth", "the job has an auth block, too"))[0].Place)
+}
+
 func joined(steps []string) (text string) {
 	for i, s := range steps {
 		if i > 0 {

@@ -30,7 +30,7 @@ const DefaultProvider = "vault"
 // NomadProvider is the provider of Nomad Variables.
 const NomadProvider = "nomad"
 
-// Request asks for one secret, in the words of the job.
+// Request asks for one secret, as the job names it.
 type Request struct {
 	Provider  string
 	Namespace string

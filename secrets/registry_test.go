@@ -92,7 +92,7 @@ func TestRegistryLogin(t *testing.T) {
 	must.NoError(t, err)
 	must.Nil(t, login, must.Sprint("required = false, and it is not there"))
 
-	set, err := Render(spec, map[string]Answer{"db": {Fields: NewFields(map[string]any{"a": "b"})}})
+	set, err := renderSet(spec, map[string]Answer{"db": {Fields: NewFields(map[string]any{"a": "b"})}})
 	must.NoError(t, err, must.Sprint("the task has it no more, and is rendered"))
 	must.SliceLen(t, 1, set.Files)
 }

@@ -12,25 +12,6 @@ import (
 // maxEnv is the longest "NAME=value" that Linux passes to a program (MAX_ARG_STRLEN, with its NUL).
 const maxEnv = 128<<10 - 1
 
-// Render makes a task's set of its spec and one moment's answers, keyed by the secrets' names. The
-// same answers give the same set.
-//
-// A secret that is not required may be without an answer: it then sets no variable and makes no file
-// of its own, and a template of the config level sees an empty map in its place, so that
-// {{ if .db }}…{{ end }} tells whether it is there.
-//
-// A field that is null is an error where the job names it. Where the job asks for every field
-// (env_prefix, files) it is left out, because servers answer null for what does not apply
-// (aws/creds: security_token).
-//
-// All problems are reported at once, one line each, and none quotes a value. The error is of kind
-// NotFound if only fields are missing, and Invalid otherwise. The first limit that is reached (S8) ends it.
-// Granted secrets that do not fit are left out, as by Fit.
-func Render(spec *Spec, answers map[string]Answer) (*Set, error) {
-	f, err := Fit(spec, answers, Around{})
-	return f.Set, err
-}
-
 // Budget is the time and the output that all of a task's templates have together (S8), over several
 // calls of Fit. Not for use by two goroutines. To be closed.
 type Budget struct{ templates *templates }
@@ -45,7 +26,7 @@ func (b *Budget) newRenderer(envRoom int) *renderer {
 	return &renderer{set: &Set{Env: map[string]Value{}}, files: newPathSet(), setBy: map[string]string{}, templates: b.templates, envRoom: envRoom}
 }
 
-// render is Render, less what does not fit of the granted secrets.
+// render makes a set of what fits.
 func (b *Budget) render(spec *Spec, answers map[string]Answer, around Around) (Fitted, error) {
 	r := b.newRenderer(around.envRoom())
 	f := Fitted{Set: r.set, Left: map[string]string{}}
@@ -202,7 +183,7 @@ func (r *renderer) every(s Secret, fields Fields) (unset []string) {
 			continue
 		}
 		if s.EnvPrefix != nil {
-			variable := *s.EnvPrefix + fieldEnvName(name)
+			variable := s.variable(name)
 			if s.Granted && isLoaderEnv(variable) {
 				unset = append(unset, variable)
 			} else {
@@ -329,6 +310,9 @@ func fieldOf(fields Fields, path string) (Value, error) {
 	}
 	return v, nil
 }
+
+// variable is the variable that env_prefix makes of a field.
+func (s *Secret) variable(field string) string { return *s.EnvPrefix + fieldEnvName(field) }
 
 // fieldEnvName is a field's name as the end of a variable's: upper case, other characters to _.
 func fieldEnvName(field string) string {

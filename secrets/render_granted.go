@@ -51,11 +51,23 @@ type Fitted struct {
 	Unset []Skipped         // variables that Set lacks, by the path of their secret
 }
 
-// Fit is Render, but of the secrets that policies grant it leaves out those that do not fit: what is wrong
-// with one is an error only of what the job declares. A secret is left out as a whole, for a user without
-// its password helps nobody. Names go as Expand says: to the job's own variables and files, to what the task
-// has already, to what a policy names exactly, to the rest; where two of the same right claim one, neither
-// gets it.
+// Fit makes a task's set of its spec and one moment's answers, keyed by the secrets' names. The same answers give the same set.
+//
+// A secret that is not required may be without an answer: it then sets no variable and makes no file
+// of its own, and a template of the config level sees an empty map in its place, so that
+// {{ if .db }}…{{ end }} tells whether it is there.
+//
+// A field that is null is an error where the job names it. Where the job asks for every field
+// (env_prefix, files) it is left out, because servers answer null for what does not apply
+// (aws/creds: security_token).
+//
+// All problems are reported at once, one line each, and none quotes a value. The error is of kind
+// NotFound if only fields are missing, and Invalid otherwise. The first limit that is reached (S8) ends it.
+//
+// Of the secrets that policies grant those are left out that do not fit: what is wrong with one is an error only of
+// what the job declares. A secret is left out as a whole, for a user without its password helps nobody. Names go as
+// Expand says: to the job's own variables and files, to what the task has already, to what a policy names exactly, to
+// the rest; where two of the same right claim one, neither gets it.
 func Fit(spec *Spec, answers map[string]Answer, around Around) (Fitted, error) {
 	b := NewBudget()
 	defer b.Close()

@@ -155,21 +155,21 @@ func TestLoaderVariablesAreNotDiscovered(t *testing.T) {
 			continue
 		}
 		must.NoError(t, err)
-		set, err := Render(spec, map[string]Answer{"db": {Fields: NewFields(data{field: "x"})}})
+		set, err := renderSet(spec, map[string]Answer{"db": {Fields: NewFields(data{field: "x"})}})
 		must.NoError(t, err)
 		must.EqOp(t, "x", set.Env[variable].Text())
 	}
 }
 
-// README lists them all.
-func TestReadmeListsLoaderVariables(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
+// The page about from_policies lists them all.
+func TestPageListsLoaderVariables(t *testing.T) {
+	page, err := os.ReadFile("../docs/policies.md")
 	must.NoError(t, err)
 	for _, name := range loaderEnv {
-		must.True(t, strings.Contains(string(readme), "`"+name+"`"), must.Sprint(name))
+		must.True(t, strings.Contains(string(page), "`"+name+"`"), must.Sprint(name))
 	}
 	for _, prefix := range loaderEnvPrefixes {
-		must.True(t, strings.Contains(string(readme), "`"+prefix+"*`"), must.Sprint(prefix))
+		must.True(t, strings.Contains(string(page), "`"+prefix+"*`"), must.Sprint(prefix))
 	}
 }
 

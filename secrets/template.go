@@ -321,7 +321,7 @@ func parseError(err error) error {
 }
 
 // execError keeps of an execution's error what cannot hold data: the line, the action's text in the
-// job, and the reason only where it is one of our own or made of the job's words. Most reasons of
+// job, and the reason only where it is one of our own or made of the job's own text. Most reasons of
 // text/template and sprig quote the value that they could not use (`range can't iterate over hunter2`).
 func execError(err error) error {
 	kind := Invalid

@@ -140,7 +140,7 @@ func TestKeystoreFile(t *testing.T) {
 		s.Files = map[string]*FileConfig{"tls.p12": {Template: `{{ pkcs12 .certificate .private_key .ca_chain .password }}`}}
 	}))
 	must.NoError(t, err)
-	set, err := Render(spec, map[string]Answer{"db": {Fields: NewFields(data)}})
+	set, err := renderSet(spec, map[string]Answer{"db": {Fields: NewFields(data)}})
 	must.NoError(t, err)
 	_, _, _, err = pkcs12.DecodeChain(set.Files[0].Data.Bytes(), "changeit")
 	must.NoError(t, err)

@@ -20,6 +20,9 @@ const (
 // Shorten cuts a text to what an event or an error may come to, and says that it did.
 func Shorten(text string) string { return Cut(text, maxText) }
 
+// OneLine is text without its line breaks, and with single spaces.
+func OneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
 // Cut is text in at most limit bytes, "…" included.
 func Cut(text string, limit int) string {
 	if len(text) <= limit {

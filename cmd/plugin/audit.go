@@ -1,14 +1,11 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/audit"
 )
@@ -46,10 +43,7 @@ func (c auditCommand) Run(args []string) int {
 	f.SetOutput(io.Discard)
 	asJSON := f.Bool("json", false, "")
 	f.BoolVar(&o.All, "all", false, "")
-	f.Func("config", "", func(path string) error {
-		o.Paths = append(o.Paths, path)
-		return nil
-	})
+	f.Func("config", "", appendTo(&o.Paths))
 	if err := f.Parse(args); err != nil || f.NArg() > 0 {
 		_, _ = fmt.Fprintln(c.stderr, c.Help())
 		return 2
@@ -58,14 +52,14 @@ func (c auditCommand) Run(args []string) int {
 		_, _ = fmt.Fprintln(c.stderr, "audit: run it as root: others see neither the secrets nor the places")
 		return 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
 	report, err := audit.Run(ctx, o)
 	if err == nil {
 		if *asJSON {
 			err = json.NewEncoder(c.stdout).Encode(report)
 		} else {
-			err = audit.Write(c.stdout, report, isTerminal(c.stdout))
+			err = audit.Write(c.stdout, report, screenOf(c.stdout).colours)
 		}
 	}
 	if err != nil {

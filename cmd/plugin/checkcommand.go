@@ -1,16 +1,11 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/check"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
@@ -37,7 +32,7 @@ Options:
   -live              ask the server at $VAULT_ADDR what each path is, and whether your token may do there what the
                      task's must; no secret is read, and none made
   -jwt-file PATH     where the plugins look for a task's identity, if their jwt block says so (` + driver.DefaultJWTFile() + `)
-  -node-token        the plugins have a token_file: a task needs no identity
+  -node-token        the plugins have a token_file: a task that only reads needs no identity
 
 The exit status is 0 without errors, 1 with some, 2 for wrong usage. Warnings do not count.`
 }
@@ -83,7 +78,7 @@ func (c checkCommand) Run(args []string) int {
 }
 
 func askLive(report *check.Report) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := interruptible()
 	defer stop()
 	server, token, err := vaultOfEnv()
 	if err != nil {
@@ -98,19 +93,8 @@ func askLive(report *check.Report) error {
 
 // styleOf is how to write to w: a terminal has a width, and colors unless NO_COLOR says otherwise.
 func styleOf(w io.Writer) check.Style {
-	out, ok := w.(*os.File)
-	if !ok {
-		return check.Style{}
-	}
-	size, err := unix.IoctlGetWinsize(int(out.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return check.Style{}
-	}
-	width := int(size.Col)
-	if width == 0 {
-		width = 80
-	}
-	return check.Style{Width: width, Color: os.Getenv("NO_COLOR") == ""}
+	s := screenOf(w)
+	return check.Style{Width: s.width, Color: s.colours}
 }
 
 func writeJSON(w io.Writer, v any) error {

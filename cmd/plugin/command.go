@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/hashicorp/cli"
 
@@ -54,4 +57,17 @@ func runCommand(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	return status
+}
+
+// interruptible ends with Ctrl-C, and as systemd ends what it has started.
+func interruptible() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+}
+
+// appendTo is what an option does that may be given several times.
+func appendTo(list *[]string) func(string) error {
+	return func(s string) error {
+		*list = append(*list, s)
+		return nil
+	}
 }

@@ -1,16 +1,11 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
-
-	"github.com/mattn/go-isatty"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/doctor"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
@@ -37,7 +32,7 @@ Options:
                 times. By default that of the Nomad client that runs here, else /etc/nomad.d.
   -json         one JSON object: findings, each with status, check, text and do
 
-With VAULT_TOKEN in the environment, and the right to read them, the JWT role and its method are looked at closer.
+With VAULT_TOKEN in the environment, and the right to read them, the JWT role is looked at closer.
 
 The exit status is 1 if there is an error, and 0 if there are warnings only.`
 }
@@ -47,15 +42,12 @@ func (c doctorCommand) Run(args []string) int {
 	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	asJSON := f.Bool("json", false, "")
-	f.Func("config", "", func(path string) error {
-		o.Paths = append(o.Paths, path)
-		return nil
-	})
+	f.Func("config", "", appendTo(&o.Paths))
 	if err := f.Parse(args); err != nil || f.NArg() > 0 {
 		_, _ = fmt.Fprintln(c.stderr, c.Help())
 		return 2
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
 	o.Token = secrets.TextValue(os.Getenv("VAULT_TOKEN"))
 	found := doctor.Check(doctor.Gather(ctx, o))
@@ -65,16 +57,10 @@ func (c doctorCommand) Run(args []string) int {
 			Findings []doctor.Finding `json:"findings"`
 		}{found})
 	} else {
-		err = doctor.Write(c.stdout, found, isTerminal(c.stdout))
+		err = doctor.Write(c.stdout, found, screenOf(c.stdout).colours)
 	}
 	if err != nil || doctor.Worst(found) == doctor.Error {
 		return 1
 	}
 	return 0
-}
-
-// isTerminal reports whether what is written there is seen on a terminal, which shows colours.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && isatty.IsTerminal(f.Fd()) && os.Getenv("NO_COLOR") == ""
 }

@@ -25,12 +25,6 @@ type jobOptions struct {
 func (o *jobOptions) flags(f *flag.FlagSet) {
 	f.SetOutput(io.Discard)
 	f.BoolVar(&o.asJSON, "json", false, "")
-	appendTo := func(list *[]string) func(string) error {
-		return func(s string) error {
-			*list = append(*list, s)
-			return nil
-		}
-	}
 	f.Func("var", "", appendTo(&o.read.Vars))
 	f.Func("var-file", "", appendTo(&o.read.VarFiles))
 }

@@ -59,6 +59,7 @@ func TestCheckCommand(t *testing.T) {
 		{"policy -role " + example, "", 0, "vault write 'auth/jwt-nomad/role/readme' -", ""},
 		{"policy -role -auth-path nomad " + example, "", 0, "vault write 'auth/nomad/role/readme' -", ""},
 		{"policy -json -", string(readme), 0, `"nomad_job_id": "readme"`, ""},
+		{"policy -", strings.Replace(string(readme), `"database/creds/app"`, `"database/creds/${meta.x}"`, 1), 1, "# Not here: secret", "policy: not all of it is known here"},
 		{"policy -", broken, 1, "", `policy: stdin:28: task "app": secret "db": unknown key "pth"`},
 		{"policy -mount secret=kv -", string(readme), 2, "", "give kv1 or kv2"},
 		{"policy -mount secret -", string(readme), 2, "", "give PATH=TYPE"},
@@ -89,13 +90,13 @@ func TestPolicyNeedsToken(t *testing.T) {
 	must.StrContains(t, stderr, "look up the mount of database/creds/app: no answer")
 }
 
-// The README's commands about jobs are run as they are, but for pipes from a nomad and to a vault.
-func TestREADMECommands(t *testing.T) {
+// The commands about jobs of docs/operate.md are run as they are, but for pipes from a nomad and to a vault.
+func TestPageCommands(t *testing.T) {
 	t.Setenv("VAULT_ADDR", "")
 	t.Chdir("../..")
-	readme, err := os.ReadFile("README.md")
+	page, err := os.ReadFile("docs/operate.md")
 	must.NoError(t, err)
-	commands := regexp.MustCompile(`(?m)^(?:nomad job run -output (\S+) \| )?nomad-driver-secrets ((?:check|policy) [^|\n]*)`).FindAllStringSubmatch(string(readme), -1)
+	commands := regexp.MustCompile(`(?m)^(?:nomad job run -output (\S+) \| )?nomad-driver-secrets ((?:check|policy) [^|\n]*)`).FindAllStringSubmatch(string(page), -1)
 	must.GreaterEq(t, 5, len(commands))
 	for _, m := range commands {
 		stdin := ""

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/text"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/table"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/control"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 )
@@ -138,9 +139,9 @@ func showDone(s screen, all []control.Done) {
 			rows = append(rows, row)
 		}
 	}
-	columns := []column{{"TASK", 12}, {"ALLOC", 0}, {"SECRET", 8}, {"RESULT", 0}}
+	columns := []table.Column{{Title: "TASK", Least: 12}, {Title: "ALLOC"}, {Title: "SECRET", Least: 8}, {Title: "RESULT"}}
 	if !s.terminal {
-		columns = append(columns, column{"DETAIL", 20})
+		columns = append(columns, table.Column{Title: "DETAIL", Least: 20})
 	}
 	s.tabulate(columns, rows)
 	if len(details) > 0 {

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/policy"
@@ -81,7 +79,7 @@ func (c policyCommand) Run(args []string) int {
 		return 1
 	}
 	if plan.Incomplete {
-		_, _ = fmt.Fprintln(c.stderr, "policy: not all paths are known here: a comment in the policy says which")
+		_, _ = fmt.Fprintln(c.stderr, "policy: not all of it is known here: a comment in the policy says what is not")
 		return 1
 	}
 	return 0
@@ -104,7 +102,7 @@ func (c policyCommand) plan(o jobOptions, p policy.Options) (*policy.Plan, error
 		p.Server, p.Token = server, token
 	}
 	p.NomadNamespace = os.Getenv("NOMAD_NAMESPACE")
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := interruptible()
 	defer stop()
 	return policy.Of(ctx, file, p)
 }

@@ -7,9 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/term"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/table"
 )
 
 // screen is where a command prints for people: a terminal of some width, or anything else, where lines are as long as
@@ -48,66 +49,12 @@ func (s screen) line(line string) {
 	s.print(line + "\n")
 }
 
-// column is one of a table.
-type column struct {
-	title string
-	least int // characters that it keeps where the terminal is too narrow; 0: all
+// tabulate prints rows. Where the terminal is too narrow for them, columns are cut.
+func (s screen) tabulate(columns []table.Column, rows [][]string) {
+	if len(rows) > 0 {
+		s.print(table.Render(columns, rows, s.width))
+	}
 }
-
-// tabulate prints rows. Where the terminal is too narrow for them, columns are cut, those first that have most to spare.
-func (s screen) tabulate(columns []column, rows [][]string) {
-	if len(rows) == 0 {
-		return
-	}
-	const gap = 2
-	widths := make([]int, len(columns))
-	total := -gap
-	for i, c := range columns {
-		widths[i] = len(c.title)
-		for _, row := range rows {
-			widths[i] = max(widths[i], text.StringWidthWithoutEscSequences(row[i]))
-		}
-		total += widths[i] + gap
-	}
-	for s.terminal && total > s.width {
-		widest, spare := -1, 0
-		for i, c := range columns {
-			if c.least > 0 && widths[i]-c.least > spare {
-				widest, spare = i, widths[i]-c.least
-			}
-		}
-		if widest < 0 {
-			break
-		}
-		widths[widest]--
-		total--
-	}
-	t := table.NewWriter()
-	style := table.StyleDefault
-	style.Options = table.OptionsNoBordersAndSeparators
-	style.Box.PaddingLeft, style.Box.PaddingRight = "", strings.Repeat(" ", gap)
-	style.Format.Header = text.FormatDefault
-	t.SetStyle(style)
-	t.SuppressTrailingSpaces()
-	header := table.Row{}
-	var configs []table.ColumnConfig
-	for i, c := range columns {
-		header = append(header, c.title)
-		configs = append(configs, table.ColumnConfig{Number: i + 1, WidthMax: widths[i], WidthMaxEnforcer: cut})
-	}
-	t.SetColumnConfigs(configs)
-	t.AppendHeader(header)
-	for _, row := range rows {
-		cells := table.Row{}
-		for _, cell := range row {
-			cells = append(cells, cell)
-		}
-		t.AppendRow(cells)
-	}
-	s.print(t.Render() + "\n")
-}
-
-func cut(cell string, width int) string { return text.Snip(cell, width, "…") }
 
 // paint gives a word a colour, on a terminal.
 func (s screen) paint(word string, c text.Color) string {

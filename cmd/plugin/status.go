@@ -6,10 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
@@ -44,11 +41,6 @@ const askHelp = `  -alloc ID         of this allocation only; the first characte
 // noPlugin is what is said when nobody answers.
 func noPlugin(stateDir string) string {
 	return fmt.Sprintf("no plugin process has its status socket in %s/status: does a Nomad agent with this plugin run on this node, and is that its state_dir (-state-dir)?", stateDir)
-}
-
-// interruptible ends with Ctrl-C.
-func interruptible() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }
 
 const (

@@ -214,3 +214,20 @@ func TestOperateCommands(t *testing.T) {
 	must.LessEq(t, 80, widest(out.String()), must.Sprint(out.String()))
 	must.StrContains(t, out.String(), "web/app 5a2b0c1d db failed: permission denied")
 }
+
+// The picture of a terminal in the README has today's columns.
+func TestPicture(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	must.NoError(t, err)
+	_, picture, found := strings.Cut(string(readme), "```console\n$ sudo nomad-driver-secrets status\n")
+	must.True(t, found)
+	picture, _, _ = strings.Cut(picture, "```")
+	seen := 0
+	for line := range strings.Lines(shown(0, goodReport())) {
+		if columns := strings.Fields(line); len(columns) > 0 && (columns[0] == "DRIVER" || columns[0] == "TASK") {
+			must.RegexMatch(t, regexp.MustCompile(`(?m)^`+strings.Join(columns, " +")+`$`), picture)
+			seen++
+		}
+	}
+	must.EqOp(t, 2, seen)
+}

@@ -10,8 +10,10 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/text"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/table"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/control"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
 // statusView is how status shows things to people: a table of plugin processes, one of secrets, and below them what is wrong.
@@ -39,7 +41,7 @@ func (v *statusView) show(all []control.Report) {
 }
 
 func (v *statusView) plugins(all []control.Report) {
-	columns := []column{{"DRIVER", 0}, {"PID", 0}, {"UP", 0}, {"VERSION", 0}, {"NOMAD", 0}, {"CONFIG", 0}, {"AGENT", 0}, {"TASKS", 0}, {"TO REVOKE", 0}}
+	columns := []table.Column{{Title: "DRIVER"}, {Title: "PID"}, {Title: "UP"}, {Title: "VERSION"}, {Title: "NOMAD"}, {Title: "CONFIG"}, {Title: "AGENT"}, {Title: "TASKS"}, {Title: "TO REVOKE"}}
 	var rows [][]string
 	for _, r := range all {
 		agent := v.paint("ok", text.FgGreen)
@@ -63,13 +65,13 @@ func (v *statusView) plugins(all []control.Report) {
 
 func (v *statusView) secrets(all []control.Report) {
 	wide := !v.narrow(wideFrom)
-	columns := []column{{"TASK", 12}, {"ALLOC", 0}, {"SECRET", 8}}
+	columns := []table.Column{{Title: "TASK", Least: 12}, {Title: "ALLOC"}, {Title: "SECRET", Least: 8}}
 	if wide {
-		columns = append(columns, column{"PATH", 16})
+		columns = append(columns, table.Column{Title: "PATH", Least: 16})
 	}
-	columns = append(columns, column{"STATE", 0}, column{"NEXT", 0}, column{"ENDS", 0}, column{"CHANGED", 0})
+	columns = append(columns, table.Column{Title: "STATE"}, table.Column{Title: "NEXT"}, table.Column{Title: "ENDS"}, table.Column{Title: "CHANGED"})
 	if wide {
-		columns = append(columns, column{"WHY", 12})
+		columns = append(columns, table.Column{Title: "WHY", Least: 12})
 	}
 	var rows [][]string
 	for _, r := range all {
@@ -200,7 +202,7 @@ func (v *statusView) noteOutages(who string, r control.Report) {
 			valid = "the first credential ends at " + clock(o.until)
 		}
 		server := provider
-		if r.Server != "" {
+		if r.Server != "" && provider == secrets.DefaultProvider { // the only one with an address here
 			server += " at " + r.Server
 		}
 		v.note("%s: no answer from %s since %s, for %d tasks; %s", who, server, clock(o.since), o.tasks, valid)

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -64,10 +63,7 @@ func parseVolumeOptions(args []string, out io.Writer) (volumeOptions, error) {
 	f.StringVar(&o.vault.ClientKey, "client-key", "", "a `file` with its key")
 	f.StringVar(&o.vault.TLSServerName, "tls-server-name", "", "the `name` that the server's certificate is for")
 	f.BoolVar(&o.vault.TLSSkipVerify, "tls-skip-verify", false, "do not check the server's certificate")
-	f.Func("allow", "a `path` that volumes may have, with + for one element and * at the end for the rest; may be given several times", func(s string) error {
-		o.allow = append(o.allow, s)
-		return nil
-	})
+	f.Func("allow", "a `path` that volumes may have, with + for one element and * at the end for the rest; may be given several times", appendTo(&o.allow))
 	f.StringVar(&o.credentials.TokenFile, "token-file", "", "a `file` with a token")
 	f.StringVar(&o.credentials.RoleID, "approle-role-id", "", "log in with an AppRole: the role's `id`")
 	f.StringVar(&o.credentials.SecretIDFile, "approle-secret-id-file", "", "… and a `file` with a secret id")
@@ -123,7 +119,7 @@ func (c volumeDriverCommand) Run(args []string) int {
 
 // serveVolumes runs until a signal ends it.
 func serveVolumes(o volumeOptions, allow volumes.Allow) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("user %d cannot mount volumes: root with CAP_SYS_ADMIN is needed", os.Geteuid())

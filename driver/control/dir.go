@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/rootonly"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 )
 
 // dirName is the sockets' directory, below the state directory.
@@ -43,7 +44,7 @@ func openDir(stateDir string) (dir, error) {
 
 func (d dir) close() { _ = d.f.Close() }
 
-func (d dir) path(name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", d.f.Fd(), name) }
+func (d dir) path(name string) string { return beneath.PathOf(d.f) + "/" + name }
 
 func (d dir) remove(name string) error { return unix.Unlinkat(int(d.f.Fd()), name, 0) }
 

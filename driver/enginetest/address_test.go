@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -78,7 +79,23 @@ type addressTask struct {
 	engine  *client.Client
 }
 
+// startOn starts a task with a secret on a network.
 func startOn(t *testing.T, engine *client.Client, image, network string) *addressTask {
+	t.Helper()
+	a := pluginOn(t, engine, "")
+	var err error
+	a.cfg = a.taskConfig(image, network, map[string]any{
+		"splay": "0s", "stagger": "0s",
+		"secret": map[string]any{"app": map[string]any{"path": "secret/app", "env": []map[string]string{{"CONTENT": "content"}}}},
+	})
+	_, a.network, err = a.StartTask(a.cfg)
+	must.NoError(t, err)
+	return a
+}
+
+// pluginOn is a plugin for tasks with secrets; the endpoint is its engine's, empty for the usual. more is of its
+// configuration.
+func pluginOn(t *testing.T, engine *client.Client, endpoint string, more ...map[string]any) *addressTask {
 	t.Helper()
 	a := &addressTask{t: t, secret: newOneSecret(t), engine: engine}
 	top, err := filepath.EvalSymlinks(t.TempDir())
@@ -93,20 +110,33 @@ func startOn(t *testing.T, engine *client.Client, image, network string) *addres
 	a.Plugin, err = driver.New(context.Background(), "docker", hclog.NewNullLogger())
 	must.NoError(t, err)
 	t.Cleanup(a.Close)
-	var config []byte
-	must.NoError(t, base.MsgPackEncode(&config, map[string]any{
-		"gc": map[string]any{"image": false, "container": true},
+	options := map[string]any{
+		"endpoint": endpoint,
+		"gc":       map[string]any{"image": false, "container": true},
 		"secrets": map[string]any{
 			"address": a.secret.URL, "token_file": token, "token_file_paths": []string{"secret/*"}, "state_dir": state,
 			"poll_interval": "1s", "lease_check_interval": "10s", "start_timeout": "1m", "request_rate": 20, "from_policies": "off",
 		},
-	}))
+	}
+	for _, m := range more {
+		maps.Copy(options, m)
+	}
+	var config []byte
+	must.NoError(t, base.MsgPackEncode(&config, options))
 	must.NoError(t, a.SetConfig(&base.Config{PluginConfig: config, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}))
 	a.events, err = a.TaskEvents(t.Context())
 	must.NoError(t, err)
+	return a
+}
 
+// taskConfig is a new task's, with its directories; it is destroyed with the test.
+func (a *addressTask) taskConfig(image, network string, options map[string]any) *drivers.TaskConfig {
+	t := a.t
+	t.Helper()
+	top, err := filepath.EvalSymlinks(t.TempDir())
+	must.NoError(t, err)
 	id := strings.ToLower(rand.Text())
-	a.cfg = &drivers.TaskConfig{
+	cfg := &drivers.TaskConfig{
 		ID: id + "/web/1", Name: "web", AllocID: id, AllocDir: filepath.Join(top, "a"),
 		Env: map[string]string{"NOMAD_ALLOC_DIR": "/alloc", "NOMAD_TASK_DIR": "/local", "NOMAD_SECRETS_DIR": "/secrets"},
 		Resources: &drivers.Resources{
@@ -114,28 +144,24 @@ func startOn(t *testing.T, engine *client.Client, image, network string) *addres
 			LinuxResources: &drivers.LinuxResources{CPUShares: 20},
 		},
 	}
-	dir := a.cfg.TaskDir()
-	logs := filepath.Join(a.cfg.AllocDir, "alloc", "logs")
+	dir := cfg.TaskDir()
+	logs := filepath.Join(cfg.AllocDir, "alloc", "logs")
 	for _, d := range []string{logs, dir.LocalDir, dir.SecretsDir, filepath.Join(dir.Dir, "private")} {
 		must.NoError(t, os.MkdirAll(d, 0o777))
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir.SecretsDir, unix.MNT_DETACH) })
-	for name, path := range map[string]*string{"stdout": &a.cfg.StdoutPath, "stderr": &a.cfg.StderrPath} {
+	for name, path := range map[string]*string{"stdout": &cfg.StdoutPath, "stderr": &cfg.StderrPath} {
 		*path = filepath.Join(logs, ".web."+name+".fifo")
 		must.NoError(t, unix.Mkfifo(*path, 0o600))
 		f, err := os.OpenFile(*path, os.O_RDWR, 0)
 		must.NoError(t, err)
 		t.Cleanup(func() { _ = f.Close() })
 	}
-	must.NoError(t, a.cfg.EncodeConcreteDriverConfig(map[string]any{
-		"image": image, "command": "/busybox", "args": []string{"sleep", "1000"}, "network_mode": network, "stop_timeout": "1s",
-		"splay": "0s", "stagger": "0s",
-		"secret": map[string]any{"app": map[string]any{"path": "secret/app", "env": []map[string]string{{"CONTENT": "content"}}}},
-	}))
-	_, a.network, err = a.StartTask(a.cfg)
-	must.NoError(t, err)
-	t.Cleanup(func() { _ = a.DestroyTask(a.cfg.ID, true) })
-	return a
+	all := map[string]any{"image": image, "command": "/busybox", "args": []string{"sleep", "1000"}, "network_mode": network, "stop_timeout": "1s"}
+	maps.Copy(all, options)
+	must.NoError(t, cfg.EncodeConcreteDriverConfig(all))
+	t.Cleanup(func() { _ = a.DestroyTask(cfg.ID, true) })
+	return cfg
 }
 
 // change changes the secret, and waits until the task was restarted with it, or has ended.

@@ -6,6 +6,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bind is one bind mount that a job asks for, in the words of the Docker engine's API.
@@ -89,8 +91,13 @@ func (b Bind) Leaves(allocDir string) bool {
 }
 
 // Logs says where an allocation's logs are in a source that was resolved to rel: in all of it, or below it at
-// a path; "" is nowhere.
-func Logs(rel string) (all bool, below string) {
+// a path; "" is nowhere. A driver with a chroot, such as exec, mounts the allocation's alloc in its task's directory, too; an alloc
+// of a task's own is nothing special.
+func Logs(allocDir, rel string) (all bool, below string) {
+	if task, in, _ := strings.Cut(rel, "/"); task != sharedDir && (in == sharedDir || strings.HasPrefix(in, sharedDir+"/")) &&
+		isShared(allocDir, filepath.Join(task, sharedDir)) {
+		rel = in
+	}
 	if rel == logDir || strings.HasPrefix(rel, logDir+"/") {
 		return true, ""
 	}
@@ -101,6 +108,23 @@ func Logs(rel string) (all bool, below string) {
 		return false, rest
 	}
 	return false, ""
+}
+
+// isShared reports whether a directory of an allocation is the one that its tasks share, mounted there. What cannot be looked at may be.
+func isShared(allocDir, rel string) bool {
+	var of [2]unix.Stat_t
+	for i, rel := range []string{sharedDir, rel} {
+		dir, err := openBelow(allocDir, rel)
+		if err != nil {
+			return true
+		}
+		err = unix.Fstat(int(dir.Fd()), &of[i])
+		_ = dir.Close()
+		if err != nil {
+			return true
+		}
+	}
+	return of[0].Dev == of[1].Dev && of[0].Ino == of[1].Ino
 }
 
 // SameTarget reports whether two paths are one in a container.

@@ -1,9 +1,12 @@
 package guard
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 )
 
 func TestVolume(t *testing.T) {
@@ -44,14 +47,22 @@ func TestLeavesByName(t *testing.T) {
 }
 
 func TestLogsInASource(t *testing.T) {
+	allocDir := t.TempDir()
+	for _, dir := range []string{"alloc/logs", "exec/alloc", "web/alloc/logs"} {
+		must.NoError(t, os.MkdirAll(filepath.Join(allocDir, dir), 0o755))
+	}
+	chroot := filepath.Join(allocDir, "exec", "alloc")
+	must.NoError(t, unix.Mount(filepath.Join(allocDir, "alloc"), chroot, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(chroot, unix.MNT_DETACH)) })
 	for rel, want := range map[string]struct {
 		all   bool
 		below string
 	}{
 		".": {false, "alloc/logs"}, "alloc": {false, "logs"}, "alloc/logs": {true, ""}, "alloc/logs/x": {true, ""},
-		"alloc/data": {}, "web": {}, "web/alloc": {}, "alloc/logsx": {}, "allo": {},
+		"alloc/data": {}, "web": {}, "web/alloc": {}, "web/alloc/logs": {}, "web/local/alloc": {}, "alloc/logsx": {}, "allo": {},
+		"exec": {}, "exec/alloc": {false, "logs"}, "exec/alloc/logs": {true, ""}, "exec/alloc/data": {}, "unknown/alloc/logs": {true, ""},
 	} {
-		all, below := Logs(rel)
+		all, below := Logs(allocDir, rel)
 		must.Eq(t, want.all, all, must.Sprint(rel))
 		must.EqOp(t, want.below, below, must.Sprint(rel))
 	}

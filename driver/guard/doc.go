@@ -11,5 +11,6 @@
 //     (CVE-2026-14891).
 //   - [OpenFIFO] opens a task's log FIFO (CVE-2026-6959), [LogDir] the directory that containers get
 //     read-only.
-//   - [HardenTaskDir] keeps what root opens by name in a task's directory from being replaced.
+//   - [HardenTaskDir] keeps the host's users from replacing what root opens by name in a task's directory, and
+//     [Source.RootOpens] says which directories containers get read-only for that: the sticky bit holds back no root of a container.
 package guard

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,7 +45,7 @@ func checkFIFO(file *os.File) error {
 
 // OpenWriter opens a FIFO that OpenFIFO has opened for writing. The error is ENXIO if nobody reads it.
 func OpenWriter(fifo *os.File) (*os.File, error) {
-	return os.OpenFile(procPath(fifo), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	return os.OpenFile(beneath.PathOf(fifo), os.O_WRONLY|unix.O_NONBLOCK, 0)
 }
 
 // LogDir opens an allocation's alloc/logs (O_PATH): a directory, and no symlink on the way.
@@ -60,8 +61,11 @@ func LogDir(allocDir string) (*os.File, error) {
 	return dir, nil
 }
 
-// logDir is where Nomad has an allocation's logs and log FIFOs.
-const logDir = "alloc/logs"
+// sharedDir is what all tasks of an allocation share, and logDir where Nomad has its logs and log FIFOs.
+const (
+	sharedDir = "alloc"
+	logDir    = sharedDir + "/logs"
+)
 
 func isDir(file *os.File) error {
 	var st unix.Stat_t

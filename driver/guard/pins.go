@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/rootonly"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 )
 
 // Pins are bind mounts of open files in a directory of root's, so that a process that takes a path (the Docker
@@ -113,7 +114,7 @@ func (p *Pins) Add(file *os.File) (string, error) {
 		return "", fmt.Errorf("pin %s: %w", file.Name(), err)
 	}
 	target := p.entry(name)
-	if err := unix.Mount(procPath(file), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if err := unix.Mount(beneath.PathOf(file), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return "", fmt.Errorf("pin %s: %w", file.Name(), err)
 	}
 	// What is mounted below a shared mount is unmounted with its copies: a task's secrets would go with the pin.
@@ -123,8 +124,21 @@ func (p *Pins) Add(file *os.File) (string, error) {
 	return filepath.Join(p.path, name), nil
 }
 
+// ReadOnly lets nobody write through a pin, nor through what is mounted below it: the engines before Docker 25 make only the
+// topmost mount of a bind read-only.
+func ReadOnly(pinned string) error {
+	err := unix.MountSetattr(unix.AT_FDCWD, pinned, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("make it read-only with all that is mounted in it: this needs Linux 5.12: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("make it read-only: %w", err)
+	}
+	return nil
+}
+
 // entry names an entry of the open directory, for calls that take a path.
-func (p *Pins) entry(name string) string { return procPath(p.dir) + "/" + name }
+func (p *Pins) entry(name string) string { return beneath.PathOf(p.dir) + "/" + name }
 
 // Release takes the pins away. What has opened or bound them keeps them. It may be called more than once.
 func (p *Pins) Release() {
@@ -151,7 +165,7 @@ func clearDir(dir *os.File) error {
 	}
 	var errs []error
 	for _, name := range names {
-		path := procPath(dir) + "/" + name
+		path := beneath.PathOf(dir) + "/" + name
 		for unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
 		}
 		err := unix.Unlinkat(int(dir.Fd()), name, 0)

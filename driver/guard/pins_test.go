@@ -108,3 +108,26 @@ func TestPinsOnlyInADirectoryOfRoots(t *testing.T) {
 	_, err = NewPins(root)
 	must.ErrorContains(t, err, "root")
 }
+
+// Through a pin that is read-only nobody writes, nor to what is mounted below it; the task still does, in its own directory.
+func TestReadOnlyPin(t *testing.T) {
+	allocDir, taskDir, _ := tree(t)
+	secrets := filepath.Join(taskDir, "secrets")
+	must.NoError(t, os.Mkdir(secrets, 0o777))
+	must.NoError(t, unix.Mount("tmpfs", secrets, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(secrets, unix.MNT_DETACH)) })
+	pins, err := NewPins(filepath.Join(t.TempDir(), "binds"))
+	must.NoError(t, err)
+	defer pins.Release()
+	source, err := Resolve(allocDir, allocDir, nil)
+	must.NoError(t, err)
+	defer source.File.Close()
+	must.True(t, source.RootOpens(taskDir))
+	pinned, err := pins.Add(source.File)
+	must.NoError(t, err)
+	must.NoError(t, ReadOnly(pinned))
+	for _, dir := range []string{"web", "web/secrets"} {
+		must.ErrorIs(t, os.WriteFile(filepath.Join(pinned, dir, "x"), nil, 0o600), unix.EROFS)
+		must.NoError(t, os.WriteFile(filepath.Join(allocDir, dir, "x"), nil, 0o600))
+	}
+}

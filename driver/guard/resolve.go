@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,13 @@ var ErrOutside = errors.New("it leads out of the allocation's directory")
 type Source struct {
 	File *os.File // O_PATH
 	Rel  string   // where it is, below the allocation's directory; "." is the directory itself
+}
+
+// RootOpens reports whether a source is a directory in which root opens names while a container has it: the allocation's own, or
+// another task's than that whose directory is taskDir. Their sticky bit keeps nobody from replacing one who is root in a container. Names in
+// the task's own directory are opened when it has no container: HardenTaskDir looks at them then.
+func (s *Source) RootOpens(taskDir string) bool {
+	return (s.Rel == "." || !strings.Contains(s.Rel, "/") && s.Rel != sharedDir && s.Rel != filepath.Base(taskDir)) && isDir(s.File) == nil
 }
 
 // Resolve opens what a path inside of an allocation's directory means, following symlinks as the Docker
@@ -108,7 +116,7 @@ func makeDir(parent *os.File, name string, maker Owner) (*os.File, error) {
 
 // location is where an open file is now. One that was removed is nowhere.
 func location(file *os.File) (string, error) {
-	at, err := os.Readlink(procPath(file))
+	at, err := os.Readlink(beneath.PathOf(file))
 	if err != nil {
 		return "", err
 	}
@@ -122,8 +130,24 @@ func location(file *os.File) (string, error) {
 	return at, nil
 }
 
-// procPath is a name of an open file for calls that take none open; it cannot be changed by others.
-func procPath(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
+// OpenRegular opens a file that can be read without waiting (O_PATH): a regular one that has a size, which those of /proc and
+// /sys have not.
+func OpenRegular(path string) (*os.File, error) {
+	file, err := openPath(path, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 {
+		_ = file.Close()
+		return nil, fmt.Errorf("%s is no regular file, or an empty one", path)
+	}
+	return file, nil
+}
 
 // openPath opens a file without touching it: no device is opened, no FIFO waited for.
 func openPath(path string, flags int) (*os.File, error) {

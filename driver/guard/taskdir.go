@@ -89,7 +89,7 @@ func makeRoots(dir *os.File, mode uint32) error {
 	if err := chown(dir); err != nil {
 		return err
 	}
-	if err := unix.Fchmodat(unix.AT_FDCWD, procPath(dir), mode, 0); err != nil {
+	if err := unix.Fchmodat(unix.AT_FDCWD, beneath.PathOf(dir), mode, 0); err != nil {
 		return fmt.Errorf("change the mode of %s: %w", dir.Name(), err)
 	}
 	return nil

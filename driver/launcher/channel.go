@@ -109,6 +109,14 @@ func channelName(allocID, task string) string {
 	return hashed + hex.EncodeToString(sum[:])
 }
 
+// splitName gives the allocation's id and the task's name that channelName made a name of, if it is no hash.
+func splitName(name string) (allocID, task string, ok bool) {
+	if strings.HasPrefix(name, hashed) || len(name) <= allocIDLen+1 {
+		return "", "", false
+	}
+	return name[:allocIDLen], name[allocIDLen+1:], true
+}
+
 // hashed begins the names that are hashes, and no other.
 const hashed = "~"
 
@@ -129,11 +137,11 @@ func SweepChannels(parent string, there func(allocID, task string) bool) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		name := e.Name()
-		if strings.HasPrefix(name, hashed) || len(name) <= allocIDLen+1 || there(name[:allocIDLen], name[allocIDLen+1:]) {
+		allocID, task, ok := splitName(e.Name())
+		if !ok || there(allocID, task) {
 			continue // of a hash nobody knows the task; it goes at that task's next start
 		}
-		errs = append(errs, Channel{parent: parent, name: name}.Remove())
+		errs = append(errs, Channel{parent: parent, name: e.Name()}.Remove())
 	}
 	return errors.Join(errs...)
 }

@@ -142,8 +142,9 @@ type waiting struct {
 
 // start starts a container that the launcher holds.
 func (e engine) start(tb testing.TB, c container.Config, h container.HostConfig) *waiting {
-	s := &waiting{engine: e, tb: tb, channel: testChannel(tb).Path()}
-	path, err := install(tb.TempDir())
+	channel := testChannel(tb)
+	s := &waiting{engine: e, tb: tb, channel: channel.Path()}
+	files, err := (&Installer{Dirs: []string{tb.TempDir()}}).FilesFor(channel)
 	must.NoError(tb, err)
 	s.hold, err = New(s.channel)
 	must.NoError(tb, err)
@@ -151,7 +152,7 @@ func (e engine) start(tb testing.TB, c container.Config, h container.HostConfig)
 
 	c.Entrypoint = append([]string{ContainerPath}, s.hold.Args(ContainerChannel)...)
 	c.Cmd = nil
-	h.Binds = append([]string{path + ":" + ContainerPath + ":ro", s.channel + ":" + ContainerChannel + ":ro", secretsDir(tb) + ":/secrets"}, h.Binds...)
+	h.Binds = append([]string{files.Launcher + ":" + ContainerPath + ":ro", s.channel + ":" + ContainerChannel + ":ro", secretsDir(tb) + ":/secrets"}, h.Binds...)
 	s.id, err = e.create(tb, &c, &h)
 	must.NoError(tb, err)
 	must.NoError(tb, e.ContainerStart(context.Background(), s.id, container.StartOptions{}))

@@ -1,9 +1,7 @@
 package launcher
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -56,12 +54,7 @@ func newAttacker(t *testing.T, dirs ...string) *attacker {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var c hostile.Counts
-			if json.Unmarshal(lines.Bytes(), &c) == nil {
-				a.counts.Store(&c)
-			}
-		}
+		hostile.Follow(out, a.counts.Store)
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()

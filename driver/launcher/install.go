@@ -24,8 +24,8 @@ var defaultDirs = []string{"/var/lib/nomad-driver-secrets", "/usr/local/lib/noma
 // ErrNotInstalled is of a host on whose disk the launcher cannot be put now.
 var ErrNotInstalled = errors.New("no directory for the launcher")
 
-// Installer puts the launcher on the host's disk. The zero value uses default directories. It may be used by
-// many at once.
+// Installer puts the launcher on the host's disk: one for commands on the host, and one for each container. The zero
+// value uses default directories. It may be used by many at once.
 type Installer struct {
 	Dirs []string // the first usable one is taken
 
@@ -33,31 +33,43 @@ type Installer struct {
 	checked unix.Stat_t // of the file whose content was last found right
 }
 
-// Install sees to it that the launcher is there, and gives its path. It is for each start: what somebody has
-// removed or changed meanwhile is put right. The file's name has the content's hash, so that an upgrade
-// adds a file: those of running containers stay. A file of that name with other content is replaced.
+// Install sees to it that the launcher for commands on the host is there, and gives its path. It is for each start:
+// what somebody has removed or changed meanwhile is put right. The file's name has the content's hash, so that an
+// upgrade adds a file. A file of that name with other content is replaced. No container has it bound.
 //
 // A directory is usable if only root can write to it, and to all above it, and programs may be run
 // from it.
 func (i *Installer) Install() (hostPath string, err error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	dirs := i.Dirs
-	if len(dirs) == 0 {
-		dirs = defaultDirs
+	err = i.inFirst(func(dir string) (err error) {
+		hostPath, err = i.installIn(dir)
+		return err
+	})
+	return hostPath, err
+}
+
+func (i *Installer) dirs() []string {
+	if len(i.Dirs) == 0 {
+		return defaultDirs
 	}
+	return i.Dirs
+}
+
+// inFirst does something in the first directory where it can be done.
+func (i *Installer) inFirst(do func(dir string) error) error {
 	var unusable []error
-	for _, dir := range dirs {
-		path, err := i.installIn(dir)
+	for _, dir := range i.dirs() {
+		err := do(dir)
 		if err == nil {
-			return path, nil
+			return nil
 		}
 		unusable = append(unusable, fmt.Errorf("%s: %w", dir, err))
 	}
-	return "", fmt.Errorf("%w: %w", ErrNotInstalled, errors.Join(unusable...))
+	return fmt.Errorf("%w: %w", ErrNotInstalled, errors.Join(unusable...))
 }
 
 func (i *Installer) installIn(dir string) (string, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	opened, err := rootonly.Make(dir, 0o755)
 	if err != nil {
 		return "", err
@@ -81,10 +93,11 @@ func (i *Installer) installIn(dir string) (string, error) {
 	return path, write(path)
 }
 
-// fileName has the content's hash.
+// fileName has the content's hash. Older plugins bound "launcher-" and the hash into all containers, one of which may
+// still run, and write to it: this is another file.
 var fileName = sync.OnceValue(func() string {
 	sum := sha256.Sum256(binary)
-	return "launcher-" + hex.EncodeToString(sum[:8])
+	return "launcher-host-" + hex.EncodeToString(sum[:8])
 })
 
 // intact reports whether path is the launcher, as root's, which nobody can change. Its content is compared

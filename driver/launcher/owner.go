@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/proc"
@@ -21,28 +20,12 @@ type Owner struct{ UID, GID int }
 // A container's first process may change its user later: for an exec, take the owner of the exec's
 // own waiting process, or the one read when the container waited.
 func OwnerOf(pid int) (Owner, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	st, err := proc.ReadStatus(pid)
 	if err != nil {
-		return Owner{}, fmt.Errorf("read the owner of process %d: %w", pid, err)
+		return Owner{}, fmt.Errorf("read the owner: %w", err)
 	}
-	uid, gid := -1, -1
-	for line := range strings.Lines(string(status)) {
-		// Real, effective, saved and file system id. Files are opened with the last, which follows
-		// the effective one.
-		var real int
-		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
-			_, err = fmt.Sscan(rest, &real, &uid)
-		} else if rest, ok := strings.CutPrefix(line, "Gid:"); ok {
-			_, err = fmt.Sscan(rest, &real, &gid)
-		}
-		if err != nil {
-			return Owner{}, fmt.Errorf("read the owner of process %d: %w", pid, err)
-		}
-	}
-	if uid < 0 || gid < 0 {
-		return Owner{}, fmt.Errorf("read the owner of process %d: no ids in its status", pid)
-	}
-	return Owner{UID: uid, GID: gid}, nil
+	const fileSystem = 3 // what files are opened as; it follows the effective one
+	return Owner{UID: st.Users[fileSystem], GID: st.Groups[fileSystem]}, nil
 }
 
 // WaitingOwner reads whom the process of a container that was started for this hold runs as. A process ends, and

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 )
@@ -62,16 +63,16 @@ const (
 // setAttr sets an extended attribute of a file, or of a directory and what is in it. A task may exchange what is in
 // there at any moment: so each directory is opened in the one above it, and no link is followed.
 func setAttr(path, attr, value string) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	file, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	if err := unix.Setxattr(procPath(fd), attr, []byte(value), 0); err != nil {
+	defer file.Close()
+	if err := unix.Setxattr(beneath.PathOf(file), attr, []byte(value), 0); err != nil {
 		return err
 	}
 	left := maxLabelled
-	return setAttrBelow(fd, ".", attr, value, maxDepth, &left)
+	return setAttrBelow(int(file.Fd()), ".", attr, value, maxDepth, &left)
 }
 
 // setAttrBelow does it for what is in a directory. What has gone meanwhile, or is no directory, is none.
@@ -90,7 +91,7 @@ func setAttrBelow(parent int, name, attr, value string, depth int, left *int) er
 		*left -= len(names)
 		for _, each := range names {
 			// The path leads to this very directory, and what it has by this name is not followed.
-			err := unix.Lsetxattr(procPath(fd)+"/"+each, attr, []byte(value), 0)
+			err := unix.Lsetxattr(beneath.PathOf(dir)+"/"+each, attr, []byte(value), 0)
 			if errors.Is(err, unix.ENOENT) {
 				continue
 			}
@@ -110,6 +111,3 @@ func setAttrBelow(parent int, name, attr, value string, depth int, left *int) er
 	}
 	return nil
 }
-
-// procPath is a path that leads to what a descriptor is of, and to nothing else.
-func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }

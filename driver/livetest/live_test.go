@@ -30,6 +30,7 @@ import (
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/running"
 )
 
 func TestMain(m *testing.M) {
@@ -203,9 +204,7 @@ func stateOf(t *testing.T, v *vault) (top string, config map[string]any) {
 	t.Chdir(top) // where the wrapped driver's executor, without an agent's cgroup, writes cgroup.procs
 	state := filepath.Join(top, "state")
 	t.Cleanup(func() {
-		for _, p := range fileServers(state) {
-			_ = syscall.Kill(p, syscall.SIGKILL)
-		}
+		running.Signal(state, syscall.SIGKILL)
 		for _, below := range []string{"live/v1", "shared", "journal"} {
 			must.NoError(t, live.Clear(filepath.Join(state, below)))
 		}
@@ -285,7 +284,7 @@ func TestLiveDirOfAProcess(t *testing.T) {
 	must.NoError(t, v.put("app", "four"))
 	must.Less(t, 1500*time.Millisecond, until(t, "four", read(app+"/user", "four")))
 
-	for _, p := range fileServers(state) {
+	for _, p := range running.Servers(state) {
 		must.NoError(t, syscall.Kill(p, syscall.SIGKILL))
 	}
 	must.Less(t, 2*time.Second, until(t, "to heal", read(app+"/user", "four")))
@@ -294,22 +293,9 @@ func TestLiveDirOfAProcess(t *testing.T) {
 	must.NoError(t, d.DestroyTask(cfg.ID, true))
 	until(t, "nothing to be left", func() error {
 		left, err := filepath.Glob(filepath.Join(state, "shared", "live", "*"))
-		if err == nil && len(left)+len(fileServers(state)) > 0 {
-			err = fmt.Errorf("there are %v, %v", left, fileServers(state))
+		if err == nil && len(left)+len(running.Servers(state)) > 0 {
+			err = fmt.Errorf("there are %v, %v", left, running.Servers(state))
 		}
 		return err
 	})
-}
-
-func fileServers(state string) (pids []int) {
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		line, _ := os.ReadFile(p)
-		if args := strings.Split(string(line), "\x00"); len(args) > 2 && args[1] == "serve" && strings.HasPrefix(args[2], state+"/") {
-			var pid int
-			_, _ = fmt.Sscanf(p, "/proc/%d/", &pid)
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }

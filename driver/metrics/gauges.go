@@ -25,6 +25,7 @@ var (
 	descReady   = describe("ready", "1 if the task has its secret as it is to be; 0 if it has ended, was revoked, or cannot be fetched or replaced.", secretLabels...)
 	descPending = describe("revocations_pending", "Revocations that are still to be done, of tasks that have ended and of what was replaced.")
 	descOutage  = describe("outage", "1 if a secrets server does not answer.")
+	descRate    = describe("request_rate", "Background requests a second that go to the secrets server: request_rate, or less while a server is away or overloaded.")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -48,7 +49,7 @@ func (m *Metrics) Collect(driver string, perSecret bool, g Gauges) {
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descExpires, descRenews, descReady, descPending, descOutage} {
+	for _, d := range []*prometheus.Desc{descExpires, descRenews, descReady, descPending, descOutage, descRate} {
 		ch <- d
 	}
 }
@@ -73,6 +74,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descPending, prometheus.GaugeValue, float64(g.RevocationsPending))
 	ch <- prometheus.MustNewConstMetric(descOutage, prometheus.GaugeValue, number(g.Outage))
+	ch <- prometheus.MustNewConstMetric(descRate, prometheus.GaugeValue, g.RequestRate)
 }
 
 // labels are those of a series, but for the driver. All empty: of all secrets together.

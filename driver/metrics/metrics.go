@@ -107,7 +107,7 @@ func (m *Metrics) Restarted(gap time.Duration) {
 }
 
 // liveResults are what comes of opening a file in a live directory; of those that are lost it is not known.
-var liveResults = map[string]bool{"ok": true, "unknown": true, "stale": true, "lost": true}
+var liveResults = map[string]bool{"ok": true, "unknown": true, "stale": true, "full": true, "lost": true}
 
 // LiveRead counts files that were opened in live directories.
 func (m *Metrics) LiveRead(result string, n int) {

@@ -52,7 +52,7 @@ func with(t *testing.T, perSecret bool, tasks ...lifecycle.TaskGauges) (lines []
 	var out bytes.Buffer
 	m := New(hclog.New(&hclog.LoggerOptions{Output: &out}))
 	m.Collect("docker", perSecret, func() (lifecycle.Gauges, bool) {
-		return lifecycle.Gauges{Tasks: tasks, RevocationsPending: 3, Outage: true}, true
+		return lifecycle.Gauges{Tasks: tasks, RevocationsPending: 3, Outage: true, RequestRate: 2.5}, true
 	})
 	scrape(t, m)
 	return scrape(t, m), out.String()
@@ -89,6 +89,7 @@ func TestGauges(t *testing.T) {
 	must.Eq(t, []string{sample("ready", "app", "0"), sample("ready", "db", "1")}, begins(lines, namespace+"_ready"))
 	must.Eq(t, []string{namespace + "_revocations_pending 3"}, begins(lines, namespace+"_revocations"))
 	must.Eq(t, []string{namespace + "_outage 1"}, begins(lines, namespace+"_outage"))
+	must.Eq(t, []string{namespace + "_request_rate 2.5"}, begins(lines, namespace+"_request_rate"))
 }
 
 // What has ended since it was last looked at is not ready.

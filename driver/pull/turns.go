@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Credentials tell those of one pull apart from those of another. They cannot be read back.
@@ -24,112 +25,120 @@ type Turns struct {
 	images map[string]*line
 }
 
-// line is who pulls an image, and who waits for that.
-type line struct {
-	with    Credentials // of those who pull
-	pulling int         // not 0
-	waiting []*waiter   // in the order in which they came
+// Pull is one pull of an image.
+type Pull struct {
+	Image string
+	With  Credentials
+	// Needed reports whether the image is needed from the registry at all. Only a pull that would have to wait is asked; if not,
+	// there is no turn to wait for.
+	Needed func() bool
+	// Over reports whether the pull, whose turn it is, has come to its end although it was not released: what comes after it may
+	// take for ever. It is asked only while somebody waits.
+	Over func(context.Context) bool
 }
 
-type waiter struct {
-	with Credentials
+// line is who pulls an image, and who waits for that.
+type line struct {
+	pulling []*place // with the same credentials; at least one
+	waiting []*place // in the order in which they came
+}
+
+type place struct {
+	Pull
 	turn chan struct{} // closed when it has come
 }
 
-// Take waits for the turn to pull an image with these credentials, until ctx ends. When the pull is over release is to be
-// called. Somebody who has to wait is asked whether the image is needed from the registry at all; if not, there is no turn to
-// wait for.
-func (t *Turns) Take(ctx context.Context, image string, with Credentials, needed func() bool) (release func(), err error) {
-	release = sync.OnceFunc(func() { t.release(image) })
-	if t.enter(image, with) {
+// askEvery is how often those that pull are asked whether they still do.
+const askEvery = time.Second
+
+// Take waits for the turn to pull an image, until ctx ends. When the pull is over release is to be called.
+func (t *Turns) Take(ctx context.Context, pull Pull) (release func(), err error) {
+	p := &place{Pull: pull, turn: make(chan struct{})}
+	release = func() { t.leave(p) }
+	if t.enter(p, false) {
 		return release, nil
 	}
-	if !needed() {
+	if !pull.Needed() {
 		return func() {}, nil
 	}
-	w := t.wait(image, with)
-	select {
-	case <-w.turn:
-		return release, nil
-	case <-ctx.Done():
+	t.enter(p, true)
+	ask := time.NewTicker(askEvery)
+	defer ask.Stop()
+	for {
+		select {
+		case <-p.turn:
+			return release, nil
+		case <-ask.C:
+			for _, other := range t.before(p) {
+				if other.Over(ctx) {
+					t.leave(other)
+				}
+			}
+		case <-ctx.Done():
+			release()
+			return nil, fmt.Errorf("wait for another pull of %s: %w", pull.Image, ctx.Err())
+		}
 	}
-	if !t.leave(image, w) { // its turn came meanwhile
-		release()
-	}
-	return nil, fmt.Errorf("wait for another pull of %s: %w", image, ctx.Err())
 }
 
-// enter reports whether the turn is there already.
-func (t *Turns) enter(image string, with Credentials) bool {
+// enter reports whether the turn is there already. If not, who waits is put at the end of the line.
+func (t *Turns) enter(p *place, waits bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.enterLocked(image, with)
-}
-
-func (t *Turns) enterLocked(image string, with Credentials) bool {
-	l := t.images[image]
+	l := t.images[p.Image]
 	if l == nil {
 		if t.images == nil {
 			t.images = map[string]*line{}
 		}
-		t.images[image] = &line{with: with, pulling: 1}
+		l = &line{}
+		t.images[p.Image] = l
+	}
+	switch {
+	case len(l.pulling) == 0, l.pulling[0].With == p.With && len(l.waiting) == 0: // who waits is not overtaken
+		l.pulling = append(l.pulling, p)
+		close(p.turn)
 		return true
+	case waits:
+		l.waiting = append(l.waiting, p)
 	}
-	if l.with != with || len(l.waiting) > 0 { // who waits is not overtaken
-		return false
-	}
-	l.pulling++
-	return true
+	return false
 }
 
-func (t *Turns) wait(image string, with Credentials) *waiter {
+// before are those that pull while p is the first to wait. The others need not ask, too.
+func (t *Turns) before(p *place) []*place {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	w := &waiter{with: with, turn: make(chan struct{})}
-	if t.enterLocked(image, with) {
-		close(w.turn)
-	} else {
-		l := t.images[image]
-		l.waiting = append(l.waiting, w)
+	l := t.images[p.Image]
+	if l == nil || len(l.waiting) == 0 || l.waiting[0] != p {
+		return nil
 	}
-	return w
+	return slices.Clone(l.pulling)
 }
 
-// leave reports whether somebody still waited, who does not any more.
-func (t *Turns) leave(image string, w *waiter) bool {
+// leave ends a pull, or a wait for one. After the last of those that pull it is the turn of who waits longest, and of all who
+// wait with the same credentials. Who has left already leaves nothing.
+func (t *Turns) leave(p *place) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.images[image]
+	l := t.images[p.Image]
 	if l == nil {
-		return false
+		return
 	}
-	i := slices.Index(l.waiting, w)
-	if i < 0 {
-		return false
-	}
-	l.waiting = slices.Delete(l.waiting, i, i+1)
-	return true
-}
-
-// release ends one pull. After the last of them it is the turn of who waits longest, and of all who wait with the same
-// credentials.
-func (t *Turns) release(image string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	l := t.images[image]
-	if l.pulling--; l.pulling > 0 {
+	itself := func(other *place) bool { return other == p }
+	l.pulling, l.waiting = slices.DeleteFunc(l.pulling, itself), slices.DeleteFunc(l.waiting, itself)
+	if len(l.pulling) > 0 {
 		return
 	}
 	if len(l.waiting) == 0 {
-		delete(t.images, image)
+		delete(t.images, p.Image)
 		return
 	}
-	l.with = l.waiting[0].with
-	l.waiting = slices.DeleteFunc(l.waiting, func(w *waiter) bool {
-		if w.with != l.with {
+	with := l.waiting[0].With
+	l.waiting = slices.DeleteFunc(l.waiting, func(w *place) bool {
+		if w.With != with {
 			return false
 		}
-		l.pulling++
+		l.pulling = append(l.pulling, w)
 		close(w.turn)
 		return true
 	})

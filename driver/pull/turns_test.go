@@ -13,6 +13,11 @@ import (
 
 func yes() bool { return true }
 
+// pullOf is a pull that is needed, and goes on until it is released.
+func pullOf(image string, with Credentials) Pull {
+	return Pull{Image: image, With: with, Needed: yes, Over: func(context.Context) bool { return false }}
+}
+
 var a, b = CredentialsOf("a", "x", ""), CredentialsOf("b", "x", "")
 
 // One pull with other credentials waits, one with the same does not, nor does one of another image.
@@ -25,7 +30,7 @@ func TestTurns(t *testing.T) {
 			ready := make(chan struct{})
 			go func() {
 				var err error
-				if done, err = turns.Take(t.Context(), image, with, yes); err != nil {
+				if done, err = turns.Take(t.Context(), pullOf(image, with)); err != nil {
 					t.Error(err)
 				}
 				close(ready)
@@ -69,9 +74,12 @@ func TestTurns(t *testing.T) {
 // What is on the node, and is not asked for anew, waits for nobody.
 func TestTurnNotNeeded(t *testing.T) {
 	turns := &Turns{}
-	release, err := turns.Take(t.Context(), "app:1", a, func() bool { t.Error("it had not to wait"); return true })
+	first, second := pullOf("app:1", a), pullOf("app:1", b)
+	first.Needed = func() bool { t.Error("it had not to wait"); return true }
+	second.Needed = func() bool { return false }
+	release, err := turns.Take(t.Context(), first)
 	must.NoError(t, err)
-	other, err := turns.Take(t.Context(), "app:1", b, func() bool { return false })
+	other, err := turns.Take(t.Context(), second)
 	must.NoError(t, err)
 	other()
 	release()
@@ -82,13 +90,46 @@ func TestTurnNotNeeded(t *testing.T) {
 func TestTurnIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := &Turns{}
-		release, err := turns.Take(t.Context(), "app:1", a, yes)
+		release, err := turns.Take(t.Context(), pullOf("app:1", a))
 		must.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err = turns.Take(ctx, "app:1", b, yes)
+		_, err = turns.Take(ctx, pullOf("app:1", b))
 		must.ErrorIs(t, err, context.DeadlineExceeded)
 		release()
+		must.MapEmpty(t, turns.images)
+	})
+}
+
+// A pull that is over gives the turn to who waits, also if what comes after it never ends. Nobody is asked before
+// somebody waits.
+func TestTurnEndsWithThePull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := &Turns{}
+		began, asked, waits := time.Now(), 0, false
+		hangs := pullOf("app:1", a)
+		hangs.Over = func(context.Context) bool {
+			asked++
+			must.True(t, waits)
+			return time.Since(began) > time.Hour+10*time.Second
+		}
+		release, err := turns.Take(t.Context(), hangs)
+		must.NoError(t, err)
+		time.Sleep(time.Hour)
+		waits = true
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				done, err := turns.Take(t.Context(), pullOf("app:1", b))
+				must.NoError(t, err)
+				must.Less(t, time.Hour+15*time.Second, time.Since(began))
+				time.Sleep(time.Minute)
+				done()
+			})
+		}
+		all.Wait()
+		must.Between(t, 5, asked, 15) // by the first in the line alone
+		release()                     // it is nobody's turn that ends so
 		must.MapEmpty(t, turns.images)
 	})
 }
@@ -106,7 +147,7 @@ func TestTurnsAtRandom(t *testing.T) {
 				with := []Credentials{a, b, CredentialsOf("", "", "")}[rand.N(3)]
 				ctx, cancel := context.WithTimeout(t.Context(), rand.N(10*time.Minute)+time.Second)
 				defer cancel()
-				release, err := turns.Take(ctx, "app:1", with, yes)
+				release, err := turns.Take(ctx, pullOf("app:1", with))
 				if err != nil {
 					return
 				}

@@ -1,11 +1,6 @@
 package acme
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"os"
@@ -15,9 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
-	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
@@ -81,41 +73,26 @@ vault {
 	require.NotEmpty(t, revoked)
 }
 
-// identity signs JWTs, as Nomad does for an identity block.
+// identity replaces JWTs that the issuer logs in with, as Nomad does those of an identity block.
 type identity struct {
 	*lab
-	signer jose.Signer
+	*harness.Identities
 }
 
-// jwtAuth enables an auth method with one role. What identity signs can log in there.
+// jwtAuth enables an auth method with one role. What identity signs can log in there, not a second longer than it lives.
 func (l *lab) jwtAuth(mount, role, policy string, tokenTTL time.Duration) *identity {
 	l.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(l.t, err)
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	require.NoError(l.t, err)
-	logical := l.vault.Client().Logical()
-	require.NoError(l.t, l.vault.Client().Sys().EnableAuthWithOptionsWithContext(l.ctx, mount, &api.EnableAuthOptions{Type: "jwt"}))
-	_, err = logical.WriteWithContext(l.ctx, "auth/"+mount+"/config", map[string]any{
-		"jwt_validation_pubkeys": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})),
+	identities, err := l.vault.EnableJWT(l.ctx, mount, role, map[string]any{
+		"clock_skew_leeway": -1, "expiration_leeway": -1, "token_policies": policy, "token_ttl": tokenTTL.String(),
 	})
 	require.NoError(l.t, err)
-	_, err = logical.WriteWithContext(l.ctx, "auth/"+mount+"/role/"+role, map[string]any{
-		"role_type": "jwt", "user_claim": "sub", "bound_audiences": "vault.io", "clock_skew_leeway": -1, "expiration_leeway": -1,
-		"token_policies": policy, "token_ttl": tokenTTL.String(),
-	})
-	require.NoError(l.t, err)
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
-	require.NoError(l.t, err)
-	return &identity{l, signer}
+	return &identity{l, identities}
 }
 
 // write replaces a file by a JWT that lives for so long.
 func (i *identity) write(file string, life time.Duration) {
 	i.t.Helper()
-	signed, err := jwt.Signed(i.signer).Claims(jwt.Claims{
-		Subject: "issuer", Audience: jwt.Audience{"vault.io"}, IssuedAt: jwt.NewNumericDate(time.Now()), Expiry: jwt.NewNumericDate(time.Now().Add(life)),
-	}).Serialize()
+	signed, err := i.JWT(life)
 	require.NoError(i.t, err)
 	require.NoError(i.t, os.WriteFile(file+".new", []byte(signed), 0o600))
 	require.NoError(i.t, os.Rename(file+".new", file))

@@ -294,6 +294,12 @@ func (a *Agent) DataDir() string { return filepath.Join(a.dir, "data") }
 // JournalDir is where the plugin keeps what it has written about tasks, a directory for each driver.
 func (a *Agent) JournalDir() string { return filepath.Join(a.StateDir, "journal") }
 
+// PluginFile is the file of the plugin that serves "docker" or "raw_exec".
+func (a *Agent) PluginFile(name string) string { return a.plugins[a.Driver(name)] }
+
+// PID is the agent's process.
+func (a *Agent) PID() int { return a.proc.pid() }
+
 // PluginPID is the process of the plugin that serves "docker" or "raw_exec". The same program also
 // runs as executor and logger, which have arguments.
 func (a *Agent) PluginPID(name string) (int, error) {

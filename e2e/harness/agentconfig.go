@@ -48,8 +48,6 @@ type AgentOptions struct {
 	Secrets map[string]any
 	// StateInMemory mounts a tmpfs for the plugin's state_dir.
 	StateInMemory bool
-	// JWTRole is the role of the secrets block's jwt; empty is DefaultWorkloadRole.
-	JWTRole string
 
 	// DanglingGrace turns the docker drivers' removal of containers that they do not know on, after
 	// this long. It is off unless set: agents of other tests share the Docker engine. Under Beside it
@@ -66,16 +64,12 @@ type AgentOptions struct {
 	// ClientCommand is what the client's command line is an argument of, unshare(1) for example.
 	ClientCommand []string
 
-	DockerHCL  string            // in config of both docker drivers
-	RawExecHCL string            // in config of both raw_exec drivers
-	SecretsHCL string            // in the secrets block
-	Metrics    map[string]string // driver → the address of its metrics; empty: none
-	ClientHCL  string
-	VaultHCL   string
-	AgentHCL   string // at the top level of the client
-	ServerHCL  string // at the top level of the server
-	Meta       map[string]string
-	LogLevel   string // empty is debug
+	DockerHCL string            // in config of both docker drivers
+	Metrics   map[string]string // driver → the address of its metrics; empty: none
+	ClientHCL string
+	AgentHCL  string // at the top level of the client
+	Meta      map[string]string
+	LogLevel  string // empty is debug
 }
 
 const identityAudience = "vault.io"
@@ -110,7 +104,7 @@ const vaultConfigOfNomad = `vault {
     aud = ["` + identityAudience + `"]
     ttl = "1h"
   }
-%[3]s}
+}
 `
 
 const serverConfig = `server {
@@ -152,13 +146,13 @@ func (a *Agent) commonConfig(dataDir string, ports agentPorts) string {
 	}
 	config := fmt.Sprintf(commonConfig, o.Name, dataDir, level, ports.http, ports.rpc, ports.serf, o.ACL)
 	if o.Vault != nil {
-		config += fmt.Sprintf(vaultConfigOfNomad, o.Vault.Addr, o.AuthPath, block(o.VaultHCL))
+		config += fmt.Sprintf(vaultConfigOfNomad, o.Vault.Addr, o.AuthPath)
 	}
 	return config
 }
 
 func (a *Agent) serverConfig() string {
-	return a.commonConfig(filepath.Join(a.dir, "server"), a.serverPorts) + serverConfig + block(a.opts.ServerHCL)
+	return a.commonConfig(filepath.Join(a.dir, "server"), a.serverPorts) + serverConfig
 }
 
 func (a *Agent) clientConfig() string {
@@ -177,7 +171,7 @@ func (a *Agent) clientConfig() string {
 
 func (a *Agent) driverConfig(driver string) string {
 	if strings.HasPrefix(driver, "raw_exec") {
-		return "    enabled = true\n" + block(a.opts.RawExecHCL)
+		return "    enabled = true\n"
 	}
 	dangling := "enabled = false"
 	if grace := a.opts.DanglingGrace; grace > 0 && driver == a.Driver("docker") {
@@ -212,16 +206,12 @@ func (a *Agent) secretsBlock(driver string) string {
 		attrs["address"] = a.opts.Vault.Addr
 	}
 	maps.Copy(attrs, a.opts.Secrets)
-	role := a.opts.JWTRole
-	if role == "" {
-		role = DefaultWorkloadRole
-	}
 	metrics := ""
 	if address := a.opts.Metrics[driver]; address != "" {
 		metrics = fmt.Sprintf("      metrics {\n        address = %q\n      }\n", address)
 	}
-	return fmt.Sprintf("    secrets {\n%s      jwt {\n        path = %q\n        role = %q\n      }\n%s%s    }\n",
-		attributes("      ", attrs), a.opts.AuthPath, role, metrics, block(a.opts.SecretsHCL))
+	return fmt.Sprintf("    secrets {\n%s      jwt {\n        path = %q\n        role = %q\n      }\n%s    }\n",
+		attributes("      ", attrs), a.opts.AuthPath, DefaultWorkloadRole, metrics)
 }
 
 // attributes are `name = value` lines, sorted. JSON's strings, numbers, booleans and lists are HCL's.

@@ -22,17 +22,27 @@ type Engine struct {
 	Host string // for the docker driver's endpoint
 
 	dir    string
+	remap  bool // containers' users are others on the host
 	docker *client.Client
 	proc   *process
 }
 
 // NewEngine starts an engine whose containers outlive it (live-restore). Close ends it.
 func (c *Cluster) NewEngine(ctx context.Context, name string) (*Engine, error) {
+	return c.newEngine(ctx, name, false)
+}
+
+// NewRemappedEngine starts one whose containers are in user namespaces (userns-remap): their users are others on the host.
+func (c *Cluster) NewRemappedEngine(ctx context.Context, name string) (*Engine, error) {
+	return c.newEngine(ctx, name, true)
+}
+
+func (c *Cluster) newEngine(ctx context.Context, name string, remap bool) (*Engine, error) {
 	dir, err := c.dir.mkdir(name)
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Host: "unix://" + filepath.Join(dir, "sock"), dir: dir}
+	e := &Engine{Host: "unix://" + filepath.Join(dir, "sock"), dir: dir, remap: remap}
 	if err := e.configure(true); err != nil {
 		return nil, err
 	}
@@ -48,12 +58,16 @@ func (c *Cluster) NewEngine(ctx context.Context, name string) (*Engine, error) {
 func (e *Engine) path(name string) string { return filepath.Join(e.dir, name) }
 
 func (e *Engine) configure(liveRestore bool) error {
-	config, err := json.Marshal(map[string]any{
+	options := map[string]any{
 		"data-root": e.path("data"), "exec-root": e.path("exec"), "pidfile": e.path("pid"), "hosts": []string{e.Host},
 		"storage-driver": "vfs", // whatever this machine's file system can
 		"bridge":         "none", "iptables": false, "ip6tables": false,
 		"live-restore": liveRestore, "shutdown-timeout": 5,
-	})
+	}
+	if e.remap {
+		options["userns-remap"] = "default"
+	}
+	config, err := json.Marshal(options)
 	if err != nil {
 		return err
 	}

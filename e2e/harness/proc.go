@@ -101,3 +101,12 @@ func startOnLastingThread(cmd *exec.Cmd) error {
 	spawner.work <- func() { result <- cmd.Start() }
 	return <-result
 }
+
+// MemoryInUse is what this process's heap and stacks take.
+func MemoryInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}

@@ -25,7 +25,6 @@ type RabbitMQ struct {
 	AdminPass  string
 	LogPath    string
 
-	dir         string
 	port, admin int
 	env         []string
 	epmd, proc  *process
@@ -50,7 +49,7 @@ func startRabbitMQ(ctx context.Context, dir string) (*RabbitMQ, error) {
 		Management: "http://127.0.0.1:" + strconv.Itoa(ports[1]),
 		AdminUser:  "vault_admin", AdminPass: "admin-password-of-the-tests",
 		LogPath: filepath.Join(dir, "rabbitmq.log"),
-		dir:     dir, port: ports[0], admin: ports[1],
+		port:    ports[0], admin: ports[1],
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,12 +43,8 @@ func newWorkDir() (*workDir, error) {
 		return nil, fmt.Errorf("lock %s: %w", gate.Name(), err)
 	}
 	sweepAbandoned()
-	path, err := os.MkdirTemp("", workDirPrefix)
+	path, err := newShortDir()
 	if err != nil {
-		return nil, err
-	}
-	// Tasks of other users walk through it.
-	if err := os.Chmod(path, 0o755); err != nil {
 		return nil, err
 	}
 	lock, err := os.Create(path + ".lock")
@@ -57,6 +55,20 @@ func newWorkDir() (*workDir, error) {
 		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
 	return &workDir{path: path, lock: lock}, nil
+}
+
+// newShortDir makes a directory with a name that is short always: a task's socket of Nomad's API is below it, and has a path of at most
+// 107 bytes. Tasks of other users walk through it.
+func newShortDir() (path string, err error) {
+	for {
+		path = filepath.Join(os.TempDir(), fmt.Sprintf("%s%05x", workDirPrefix, rand.N(1<<20)))
+		if err = os.Mkdir(path, 0o755); err == nil { // whatever the umask
+			return path, os.Chmod(path, 0o755)
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+	}
 }
 
 func (d *workDir) join(elem ...string) string {
@@ -82,7 +94,7 @@ func (d *workDir) tmpfs(elem ...string) (string, error) {
 }
 
 func (d *workDir) remove() error {
-	err := errors.Join(wipe(d.path), removeImages(context.Background(), filepath.Base(d.path)))
+	err := errors.Join(wipe(d.path), removeFromDocker(filepath.Base(d.path)))
 	os.Remove(d.lock.Name())
 	d.lock.Close()
 	return err
@@ -98,12 +110,19 @@ func sweepAbandoned() {
 		}
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			dir := strings.TrimSuffix(name, ".lock")
-			if wipe(dir) == nil && removeImages(context.Background(), filepath.Base(dir)) == nil {
+			if wipe(dir) == nil && removeFromDocker(filepath.Base(dir)) == nil {
 				os.Remove(name)
 			}
 		}
 		lock.Close()
 	}
+}
+
+// removeFromDocker removes what a run has made in the machine's engine, its containers aside.
+func removeFromDocker(run string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return errors.Join(removeNetworks(ctx, run), removeImages(ctx, run))
 }
 
 // wipe ends everything that lives in or from dir (servers, plugins, executors, raw_exec tasks,

@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"io"
@@ -29,6 +30,16 @@ func (a *Attacker) Report(ctx context.Context, w io.Writer) error {
 		case <-tick.C:
 		case <-done:
 			return json.NewEncoder(w).Encode(a.Counts())
+		}
+	}
+}
+
+// Follow reads what an attacker prints, until it ends: its counts, one object a line.
+func Follow(out io.Reader, each func(*Counts)) {
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		var c Counts
+		if json.Unmarshal(lines.Bytes(), &c) == nil {
+			each(&c)
 		}
 	}
 }

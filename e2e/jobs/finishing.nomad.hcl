@@ -1,5 +1,15 @@
 # Two web servers behind a load balancer, which sees by /health when one of them is about to be restarted.
+variable "name" {
+  type    = string
+  default = "finishing"
+}
+variable "stagger" {
+  type    = string
+  default = "20s"
+}
 job "finishing" {
+  id   = var.name
+  name = var.name
   group "web" {
     count = 2
     network {
@@ -26,7 +36,7 @@ job "finishing" {
         pre_stop_wait   = "4s"
         stop_timeout    = "3s"
         splay           = "0s"
-        stagger         = "20s"
+        stagger         = var.stagger
 
         secret "app" {
           path = "secret/finishing"

@@ -12,6 +12,11 @@ variable "mount" {
   type        = string
   description = "of the database engine"
 }
+variable "own_engine" {
+  type        = bool
+  description = "the agent's Docker engine is the test's own, and its containers have no network"
+  default     = false
+}
 job "outage" {
   id   = var.name
   name = var.name
@@ -27,11 +32,13 @@ job "outage" {
         filepath = "private/vault.jwt"
       }
       env {
-        DB_ADDR = "${meta.db_addr}"
+        DB_ADDR = var.own_engine ? "/db.sock" : "${meta.db_addr}"
+        ENGINE  = var.own_engine ? "${meta.engine}" : "" # for the sweep after a run that was killed
       }
       config {
         image        = var.driver == "docker" ? "${meta.image}" : null
-        network_mode = var.driver == "docker" ? "host" : null
+        network_mode = var.driver != "docker" ? null : var.own_engine ? "none" : "host"
+        volumes      = var.own_engine ? ["${meta.db_socket}:/db.sock"] : null
         command      = "testapp"
         args         = ["-every=500ms", "dblogin"]
         role         = var.name

@@ -19,13 +19,14 @@ job "selinux" {
       config {
         image   = "${meta.image}"
         command = "/bin/sh"
-        args    = ["-c", "echo start $COLOUR $(cat /secrets/app/colour) in $(cat /proc/self/attr/current); exec sleep 1000"]
+        args    = ["-c", "echo start $COLOUR $(cat /secrets/app/colour) $(cat /run/app/colour) in $(cat /proc/self/attr/current); exec sleep 1000"]
         role    = var.name
         secret "app" {
-          path  = "secret/${var.name}"
-          env   = { COLOUR = "colour" }
-          files = true
-          splay = "0s"
+          path     = "secret/${var.name}"
+          env      = { COLOUR = "colour" }
+          files    = true
+          live_dir = "/run/app"
+          splay    = "0s"
         }
       }
       resources {

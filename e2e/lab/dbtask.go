@@ -21,7 +21,7 @@ type DBTask struct {
 	Token    harness.WorkloadRole // less the policies
 	TTL, Max time.Duration        // of the credentials
 	Args     string               // of testapp, as in HCL
-	Delivery string               // in the secret block, how it reaches the task; empty: by env
+	Delivery string               // the rest of the secret block: how it reaches the task, and other options; empty: by env
 	NoRevoke bool                 // the policy does not let the task revoke leases
 }
 

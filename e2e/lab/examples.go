@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -53,7 +54,9 @@ func (l *Lab) SetUpExamples() (need ExampleServers, readme, run string) {
 func (l *Lab) Shell(script string, env ...string) {
 	l.T.Helper()
 	require.NotEmpty(l.T, script)
-	cmd := exec.CommandContext(l.Ctx, "bash", "-euo", "pipefail", "-c", script)
+	bin := l.T.TempDir()
+	require.NoError(l.T, os.Symlink(l.Agent.PluginFile("docker"), filepath.Join(bin, "nomad-driver-secrets")))
+	cmd := exec.CommandContext(l.Ctx, "bash", "-euo", "pipefail", "-c", "PATH="+bin+":$PATH\n"+script)
 	cmd.Dir = ".."
 	cmd.Env = append(os.Environ(), l.Agent.Vault().ShellEnv()...)
 	cmd.Env = append(cmd.Env, "NOMAD_ADDR="+l.Agent.Addr, "DB_ADDR="+l.MariaDB.Addr,

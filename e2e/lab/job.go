@@ -2,23 +2,15 @@ package lab
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
 	"github.com/stretchr/testify/require"
 )
 
 // IdentityBlock gives a task an identity, with which the plugin logs in to Vault.
-const IdentityBlock = `
-      identity {
-        name     = "vault"
-        aud      = ["vault.io"]
-        ttl      = "1h"
-        file     = true
-        filepath = "private/vault.jwt"
-      }`
+const IdentityBlock = harness.IdentityBlock
 
-// Job is a job of one group with one task "app" that has an identity.
+// Job is a harness.OneTask with an identity.
 type Job struct {
 	ID, Driver, Role string
 	Run              []string // command and arguments
@@ -30,49 +22,10 @@ type Job struct {
 
 // HCL is the job's file: made here, since tables of tests say what is in its blocks.
 func (j Job) HCL() string {
-	run := make([]string, len(j.Run))
-	for i, word := range j.Run {
-		run[i] = fmt.Sprintf("%q", word)
-	}
-	image := ""
-	if j.Driver == "docker" {
-		image = `image = "${meta.image}"`
-		if j.Image != "" {
-			image = fmt.Sprintf("image = %q", j.Image)
-		}
-	}
-	return fmt.Sprintf(`
-job %q {
-  group "g" {
-    count = %d
-    restart {
-      attempts = 0
-      mode     = "fail"
-    }
-    reschedule {
-      attempts  = 0
-      unlimited = false
-    }
-    task "app" {
-      driver = %q
-      identity {
-        name     = "vault"
-        aud      = ["vault.io"]
-        ttl      = "1h"
-        file     = true
-        filepath = "private/vault.jwt"
-      }
-      config {
-        %s
-        command = %s
-        args    = [%s]
-        role    = %q
-        %s
-      }
-      %s
-    }
-  }
-}`, j.ID, max(j.Count, 1), j.Driver, image, run[0], strings.Join(run[1:], ", "), j.Role, j.Config, j.Task)
+	return harness.OneTask{
+		ID: j.ID, Driver: j.Driver, Count: max(j.Count, 1), Run: j.Run, Image: j.Image,
+		Config: fmt.Sprintf("role = %q\n%s", j.Role, j.Config), Task: IdentityBlock + j.Task,
+	}.HCL()
 }
 
 // RunAll submits jobs together and gives each one's first allocation.

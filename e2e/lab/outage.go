@@ -17,7 +17,6 @@ type OutageLab struct {
 	*Lab
 	Server *harness.Vault
 	Tasks  []*OutageTask
-	budget time.Duration
 }
 
 // OutageJob is a job of such tasks.
@@ -28,6 +27,8 @@ type OutageJob struct {
 	TTL    time.Duration // of the credentials, which can be renewed for a day
 	Mount  string        // of the database engine; empty: "database"
 	Batch  time.Duration // not 0: its tasks log in for batch tokens that live so long
+	// OwnEngine is of containers on a Docker engine of the test's own, which have no network: they reach MariaDB by its socket.
+	OwnEngine bool
 }
 
 // OutageTask is one of them, as it was found.
@@ -41,7 +42,7 @@ var outageMounts sync.Mutex // one at a time: of two who mount the same, one is 
 
 // NewOutage is a lab on an agent of the test's own. Some of these tests wait for longer than most.
 func NewOutage(t testing.TB, cluster *harness.Cluster, agent *harness.Agent, vault *harness.Vault, budget time.Duration) *OutageLab {
-	l := &OutageLab{Lab: New(t, cluster, agent), Server: vault, budget: budget}
+	l := &OutageLab{Lab: New(t, cluster, agent), Server: vault}
 	ctx, cancel := context.WithTimeout(t.Context(), budget)
 	t.Cleanup(cancel)
 	l.Ctx = ctx
@@ -96,5 +97,5 @@ func (l *OutageLab) ServeCredentials(j OutageJob) {
 // SubmitJob submits a job that Vault is set up for.
 func (l *OutageLab) SubmitJob(j OutageJob) *harness.Job {
 	l.T.Helper()
-	return l.SubmitFile("outage", Vars{"name": j.Name, "driver": j.Driver, "count": j.Count, "mount": j.Mount})
+	return l.SubmitFile("outage", Vars{"name": j.Name, "driver": j.Driver, "count": j.Count, "mount": j.Mount, "own_engine": j.OwnEngine})
 }

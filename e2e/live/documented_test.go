@@ -36,7 +36,7 @@ func (d *daemon) here(command string) string {
 		"https://vault.example.com:8200", lab.Vault.Addr,
 		"/root/vault-token", d.token(), "/etc/nomad-driver-secrets/token", d.token(),
 		"--volume-driver secrets", "--volume-driver "+d.name, "-d secrets", "-d "+d.name,
-		"busybox ", lab.busybox+" ", "IMAGE", lab.busybox, "secret/app-1", "secret/"+d.app(),
+		"busybox ", busyboxImage+" ", "IMAGE", busyboxImage, "secret/app-1", "secret/"+d.app(),
 	).Replace(command)
 }
 
@@ -57,14 +57,15 @@ func (d *daemon) shims() string {
 }
 
 func TestDocumentedCommands(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/live.md")
 	must.NoError(t, err)
-	_, section, ok := strings.Cut(string(readme), "\n## Plain Docker")
+	_, section, ok := strings.Cut(string(page), "\n## Plain Docker")
 	must.True(t, ok)
 	section, _, _ = strings.Cut(section, "\n## ")
 	help, err := exec.Command(lab.Plugin(), "volume-driver", "-h").CombinedOutput()
 	must.NoError(t, err)
-	for name, text := range map[string]string{"README": section, "help": string(help)} {
+	for name, text := range map[string]string{"page": section, "help": string(help)} {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemon(t)
 			put(t, d.app(), "password", "of-app-1")
@@ -87,17 +88,17 @@ func TestDocumentedCommands(t *testing.T) {
 				}
 			}
 			must.Positive(t, cats)
-			if name == "README" { // whose last command made a volume for one user
+			if name == "page" { // whose last command made a volume for one user
 				must.Len(t, 4, commands)
 				run := func(uid string) error {
-					_, err := docker(t, "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--user", uid, "-v", "app-1:/secrets", lab.busybox, "cat", "/secrets/password")
+					_, err := docker(t, "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--user", uid, "-v", "app-1:/secrets", busyboxImage, "cat", "/secrets/password")
 					return err
 				}
 				must.NoError(t, run("1000"))
 				must.ErrorContains(t, run("1001"), "Permission denied")
 			}
 			d.end()
-			must.SliceEmpty(t, d.leftovers(false))
+			must.SliceEmpty(t, d.leftovers())
 		})
 	}
 }
@@ -112,6 +113,7 @@ func unitLine(t *testing.T, unit, key string) string {
 
 // TestTheUnits runs the driver as docs/systemd has it: with a socket that stays, so that Docker waits for a driver that is away.
 func TestTheUnits(t *testing.T) {
+	t.Parallel()
 	read := func(name string) string {
 		b, err := os.ReadFile("../../docs/systemd/nomad-driver-secrets-volumes." + name)
 		must.NoError(t, err)
@@ -141,8 +143,8 @@ func TestTheUnits(t *testing.T) {
 
 	d.start()
 	put(t, d.app(), "user", "x")
-	r := d.startReader(lab.busybox, "secret/"+d.app(), nil, "rate", "50", "OUT", "/secrets/user")
-	for i, action := range [][]string{{"restart", "-t", "1", r.name}, {"run", "--rm", "--network", "none", "-v", "secret/" + d.app() + ":/secrets", lab.busybox, "cat", "/secrets/user"}} {
+	r := d.startReader(busyboxImage, "secret/"+d.app(), nil, "rate", "50", "OUT", "/secrets/user")
+	for i, action := range [][]string{{"restart", "-t", "1", r.name}, {"run", "--rm", "--network", "none", "-v", "secret/" + d.app() + ":/secrets", busyboxImage, "cat", "/secrets/user"}} {
 		d.stop([]syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[i])
 		done := make(chan error, 1)
 		go func() {
@@ -154,5 +156,5 @@ func TestTheUnits(t *testing.T) {
 	}
 	noErrors(t, []*reader{r})
 	d.end()
-	must.SliceEmpty(t, d.leftovers(false))
+	must.SliceEmpty(t, d.leftovers())
 }

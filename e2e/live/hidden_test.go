@@ -18,21 +18,22 @@ import (
 )
 
 func TestNobodyElseReads(t *testing.T) {
+	t.Parallel()
 	d := startDaemon(t)
 	put(t, "mine", "user", "mine")
 	put(t, "other", "user", "other")
 	mustDocker(t, "volume", "create", "-d", d.name, "-o", "path=secret/mine", "-o", "uid=1000", d.name+"-mine")
-	r := d.startReader(lab.busybox, d.name+"-mine", []string{"--user", "1000"}, "rate", "10", "OUT", "/secrets/user")
+	r := d.startReader(busyboxImage, d.name+"-mine", []string{"--user", "1000"}, "rate", "10", "OUT", "/secrets/user")
 	r.until("a read", 10*time.Second, func(s stats) bool { return s.Reads > 0 && s.Errors == 0 })
 
 	// Another user in a container with the same volume, without capabilities and with root's number.
-	_, err := docker(t, "run", "--rm", "--network", "none", "--user", "1001", "--volume-driver", d.name, "-v", d.name+"-mine:/secrets", lab.busybox, "cat", "/secrets/user")
+	_, err := docker(t, "run", "--rm", "--network", "none", "--user", "1001", "--volume-driver", d.name, "-v", d.name+"-mine:/secrets", busyboxImage, "cat", "/secrets/user")
 	must.ErrorContains(t, err, "Permission denied")
-	_, err = docker(t, "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--volume-driver", d.name, "-v", d.name+"-mine:/secrets", lab.busybox, "cat", "/secrets/user")
+	_, err = docker(t, "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--volume-driver", d.name, "-v", d.name+"-mine:/secrets", busyboxImage, "cat", "/secrets/user")
 	must.ErrorContains(t, err, "Permission denied")
 
 	// A container with another volume reaches that alone.
-	out, err := docker(t, "run", "--rm", "--network", "none", "--volume-driver", d.name, "-v", "secret/other:/secrets", lab.busybox, "sh", "-c",
+	out, err := docker(t, "run", "--rm", "--network", "none", "--volume-driver", d.name, "-v", "secret/other:/secrets", busyboxImage, "sh", "-c",
 		"cat /secrets/user; cat /secrets/../mine/user /secrets/mine /secrets/..data '/secrets/volumes:x' 2>/dev/null; true")
 	must.NoError(t, err)
 	must.Eq(t, "other", out)
@@ -55,10 +56,11 @@ func TestNobodyElseReads(t *testing.T) {
 }
 
 func TestAValueIsNowhere(t *testing.T) {
+	t.Parallel()
 	d := startDaemon(t)
 	value := fmt.Sprintf("leak-%d-%s", os.Getpid(), strings.Repeat("q7Zx", 8))
 	put(t, "leak", "password", value)
-	r := d.startReader(lab.busybox, "secret/leak", nil, "rate", "50", "OUT", "/secrets/nobody")
+	r := d.startReader(busyboxImage, "secret/leak", nil, "rate", "50", "OUT", "/secrets/nobody")
 	mustDocker(t, "exec", r.name, "sh", "-c", "cat /secrets/password | wc -c; cat /secrets/password >/dev/null; ls -la /secrets")
 	// It is there to be found: by the one way there is.
 	must.Eq(t, value, mustDocker(t, "exec", r.name, "cat", "/secrets/password"))

@@ -28,21 +28,21 @@ func (d *daemon) some(n int, path string) []*reader {
 
 func noErrors(t *testing.T, all []*reader) {
 	t.Helper()
-	reads := 0
+	var now []stats
 	for _, r := range all {
 		before, err := r.stats()
 		must.NoError(t, err)
 		s := r.until("reads that go on", 20*time.Second, func(s stats) bool { return s.Reads > before.Reads+10 })
 		must.Zero(t, s.Errors, must.Sprint(s.FirstError))
-		reads += s.Reads
+		now = append(now, s)
 	}
-	t.Logf("%d reads", reads)
+	t.Log(sum(now))
 }
 
 func TestTheVolumeDriverIsKilled(t *testing.T) {
 	d := startDaemon(t)
-	all := d.some(50, "kill-daemon")
-	for i := range 20 {
+	all := d.some(times(10, 50), "kill-daemon")
+	for i := range times(5, 20) {
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // a random moment
 		d.stop(syscall.SIGKILL)
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
@@ -55,14 +55,14 @@ func TestTheVolumeDriverIsKilled(t *testing.T) {
 	}
 	noErrors(t, all)
 	d.end()
-	must.SliceEmpty(t, d.leftovers(false))
+	must.SliceEmpty(t, d.leftovers())
 }
 
 // TestTheDockerEngineIsKilled kills it a few times only, unless in full: each time it takes seconds to come back.
 func TestTheDockerEngineIsKilled(t *testing.T) {
 	d := startDaemon(t)
-	all := d.some(times(10, 50), "kill-engine")
-	for range times(3, 20) {
+	all := d.some(times(6, 50), "kill-engine")
+	for range times(2, 20) {
 		time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond) // a random moment
 		must.NoError(t, lab.engine.Kill(t.Context()))
 		must.NoError(t, lab.engine.Start(t.Context()))
@@ -72,7 +72,7 @@ func TestTheDockerEngineIsKilled(t *testing.T) {
 	all[0].until("the change", 10*time.Second, func(s stats) bool { return s.Seen[v] != 0 })
 	noErrors(t, all)
 	d.end()
-	must.SliceEmpty(t, d.leftovers(false))
+	must.SliceEmpty(t, d.leftovers())
 }
 
 // TestTheBinaryIsUpgraded replaces the driver's file and restarts it, as a package's installation does.
@@ -83,7 +83,7 @@ func TestTheBinaryIsUpgraded(t *testing.T) {
 	d.binary = d.path("nomad-driver-secrets")
 	must.NoError(t, os.WriteFile(d.binary, content, 0o755))
 	d.start()
-	all := d.some(50, "upgrade")
+	all := d.some(times(10, 50), "upgrade")
 	servers := d.servers()
 	must.Len(t, 1, servers)
 	for i := range 3 {
@@ -100,17 +100,18 @@ func TestTheBinaryIsUpgraded(t *testing.T) {
 	noErrors(t, all)
 	must.Eq(t, servers, d.servers())
 	d.end()
-	must.SliceEmpty(t, d.leftovers(false))
+	must.SliceEmpty(t, d.leftovers())
 }
 
 func TestTheFileServerIsKilled(t *testing.T) {
 	d := startDaemon(t)
-	all := d.some(20, "kill-server")
+	all := d.some(times(8, 50), "kill-server")
 	mustDocker(t, "restart", "-t", "1", all[0].name)
 	mustDocker(t, "stop", "-t", "1", all[1].name)
 	mustDocker(t, "start", all[1].name)
 	slowest := time.Duration(0)
-	for i := range 20 {
+	n := times(6, 20)
+	for i := range n {
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // a random moment
 		sig := []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP}[i%2]
 		pids := d.servers()
@@ -136,7 +137,7 @@ func TestTheFileServerIsKilled(t *testing.T) {
 			mustDocker(t, "stop", "-t", "1", r.name)
 			mustDocker(t, "start", r.name)
 		}
-		s := r.until("a read after a restart", 10*time.Second, func(s stats) bool { return s.Seen["v19"] != 0 && s.Seen["v0"] == 0 })
+		s := r.until("a read after a restart", 10*time.Second, func(s stats) bool { return s.Seen[fmt.Sprint("v", n-1)] != 0 && s.Seen["v0"] == 0 })
 		must.Zero(t, s.Errors, must.Sprint(s.FirstError))
 	}
 	must.NoError(t, syscall.Kill(d.servers()[0], syscall.SIGKILL))
@@ -147,16 +148,20 @@ func TestTheFileServerIsKilled(t *testing.T) {
 		must.Less(t, 2*time.Second, time.UnixMilli(s.LastFailed).Sub(at))
 	}
 	d.end()
-	must.SliceEmpty(t, d.leftovers(false))
+	must.SliceEmpty(t, d.leftovers())
 }
 
-// blocked are the tests' readers that wait in the kernel and cannot be killed.
+// blocked are the processes that wait in the kernel and cannot be killed: the tests' readers, and whoever waits for a file server.
 func blocked() (found []string) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, stat := range stats {
 		b, err := os.ReadFile(stat)
-		if err == nil && strings.Contains(string(b), " (reader) D ") {
-			found = append(found, "blocked: "+string(b))
+		if err != nil || !strings.Contains(string(b), ") D ") {
+			continue
+		}
+		stack, _ := os.ReadFile(filepath.Join(filepath.Dir(stat), "stack"))
+		if strings.Contains(string(b), " (reader) D ") || strings.Contains(string(stack), " fuse_") {
+			found = append(found, "blocked: "+string(b)+string(stack))
 		}
 	}
 	return found
@@ -167,8 +172,8 @@ func TestAContainerThatEndsTheFileSystemHeals(t *testing.T) {
 	d := startDaemon(t)
 	put(t, "force", "user", "x")
 	put(t, "neighbour", "user", "the neighbour's")
-	other := d.startReader(lab.busybox, "secret/neighbour", nil, "rate", "50", "OUT", "/secrets/user")
-	bad := d.startReader(lab.busybox, "secret/force", []string{"--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined", "--security-opt", "seccomp=unconfined"},
+	other := d.startReader(busyboxImage, "secret/neighbour", nil, "rate", "50", "OUT", "/secrets/user")
+	bad := d.startReader(busyboxImage, "secret/force", []string{"--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined", "--security-opt", "seccomp=unconfined"},
 		"rate", "50", "OUT", "/secrets/user")
 	for _, r := range []*reader{other, bad} {
 		r.until("a read", 10*time.Second, func(s stats) bool { return s.Reads > 0 })
@@ -185,7 +190,7 @@ func TestAContainerThatEndsTheFileSystemHeals(t *testing.T) {
 	must.StrNotContains(t, out, "neighbour")
 
 	// With CAP_DAC_READ_SEARCH, too, it gets above its directory, where nothing is listed and no name can be guessed.
-	worse := d.startReader(lab.busybox, "secret/force", []string{"--cap-add", "SYS_ADMIN", "--cap-add", "DAC_READ_SEARCH", "--security-opt", "apparmor=unconfined",
+	worse := d.startReader(busyboxImage, "secret/force", []string{"--cap-add", "SYS_ADMIN", "--cap-add", "DAC_READ_SEARCH", "--security-opt", "apparmor=unconfined",
 		"--security-opt", "seccomp=unconfined"}, "rate", "50", "OUT", "/secrets/user")
 	roots := fuseRoots(t, d.path("run/shared"))
 	must.Len(t, 2, roots)

@@ -3,10 +3,8 @@
 package live
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,31 +12,27 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/api"
 	"github.com/shoenig/test/must"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/running"
 )
 
 // lab is what all tests share.
 var lab struct {
 	*harness.Cluster
-	engine  *harness.Engine
-	token   string // of the volume drivers
-	busybox string // images
-	glibc   string
-	// The same with USER app.
-	busyboxApp string
-	glibcApp   string
+	engine *harness.Engine
+	turns  *harness.Agent // of the tests that take turns, once there is one
+	token  string         // of the volume drivers
 }
 
 // full is whether the tests take the numbers of the contract even where that takes long, with LIVE_FULL=1.
@@ -66,8 +60,11 @@ func run(m *testing.M) int {
 	} else {
 		fmt.Fprintln(os.Stderr, "e2e/live:", err)
 	}
+	if lab.turns != nil { // while its engine is there
+		err = errors.Join(err, lab.turns.Close())
+	}
 	if lab.engine != nil {
-		err = lab.engine.Close()
+		err = errors.Join(err, lab.engine.Close())
 	}
 	if lab.Cluster != nil {
 		err = errors.Join(err, lab.Cluster.Close())
@@ -97,135 +94,24 @@ func setUp(ctx context.Context) (err error) {
 		return err
 	}
 	lab.token = made.Auth.ClientToken
-	return makeImages(ctx)
-}
-
-// makeImages makes one image of busybox and one of this machine's own glibc programs, both with the reader.
-func makeImages(ctx context.Context) error {
-	root, err := harness.RepoRoot()
-	if err != nil {
+	if err := buildReader(ctx); err != nil {
 		return err
 	}
-	reader := filepath.Join(lab.Dir(), "bin", "reader")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", reader, "./e2e/live/reader")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the reader: %w\n%s", err, out)
-	}
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		return err
-	}
-	lab.busybox, lab.glibc = "live/busybox", "live/glibc"
-	lab.busyboxApp, lab.glibcApp = "live/busybox-app", "live/glibc-app"
-	applets, err := exec.CommandContext(ctx, busybox, "--list").Output()
-	if err != nil {
-		return err
-	}
-	if err := importImage(ctx, lab.busybox, map[string]string{reader: "/bin/reader", busybox: "/bin/busybox"}, strings.Fields(string(applets)), nil); err != nil {
-		return err
-	}
-	if err := asApp(ctx, lab.busybox, lab.busyboxApp); err != nil {
-		return err
-	}
-	files, err := glibcFiles(ctx, "bash", "cat", "cp", "dd", "find", "head", "id", "ln", "ls", "mkdir", "mount", "mv", "rm", "sha256sum", "sleep", "tail", "tar", "touch", "truncate", "chmod", "umount")
-	if err != nil {
-		return err
-	}
-	files[reader] = "/bin/reader"
-	if err := importImage(ctx, lab.glibc, files, nil, map[string]string{"/bin/sh": "bash"}); err != nil {
-		return err
-	}
-	return asApp(ctx, lab.glibc, lab.glibcApp)
-}
-
-// asApp makes an image that has USER app of one that has not.
-func asApp(ctx context.Context, from, name string) error {
-	cmd := exec.CommandContext(ctx, "docker", "-H", lab.engine.Host, "build", "-q", "-t", name, "-")
-	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
-	cmd.Stdin = strings.NewReader("FROM " + from + "\nUSER app\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", name, err, out)
-	}
-	return nil
-}
-
-var library = regexp.MustCompile(`(/\S+) \(0x`)
-
-// glibcFiles are programs of this machine with the libraries that they need.
-func glibcFiles(ctx context.Context, names ...string) (map[string]string, error) {
-	files := map[string]string{}
-	for _, name := range names {
-		path, err := exec.LookPath(name)
-		if err != nil {
-			return nil, err
-		}
-		files[path] = "/bin/" + name
-		out, err := exec.CommandContext(ctx, "ldd", path).Output()
-		if err != nil {
-			return nil, fmt.Errorf("ldd %s: %w", path, err)
-		}
-		for _, m := range library.FindAllStringSubmatch(string(out), -1) {
-			files[m[1]] = m[1]
-		}
-	}
-	return files, nil
-}
-
-func importImage(ctx context.Context, name string, files map[string]string, applets []string, links map[string]string) error {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	var errs []error
-	add := func(h tar.Header, content []byte) {
-		h.Size = int64(len(content))
-		errs = append(errs, w.WriteHeader(&h))
-		_, err := w.Write(content)
-		errs = append(errs, err)
-	}
-	add(tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}, nil)
-	dirs := []string{"bin", "etc", "proc", "sys", "dev", "empty", "full", "full/sub"}
-	for _, to := range files { // what is above a library: else it is root's alone
-		for dir := filepath.Dir(to); dir != "/"; dir = filepath.Dir(dir) {
-			dirs = append(dirs, dir[1:])
-		}
-	}
-	slices.Sort(dirs) // a directory before what is in it
-	for _, dir := range slices.Compact(dirs) {
-		add(tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
-	}
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "full/file", Mode: 0o644}, []byte("the image's own"))
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n"))
-	for from, to := range files {
-		content, err := os.ReadFile(from)
-		errs = append(errs, err)
-		add(tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(to, "/"), Mode: 0o755}, content)
-	}
-	for _, a := range applets {
-		if a != "busybox" {
-			add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + a, Linkname: "busybox"}, nil)
-		}
-	}
-	for at, to := range links {
-		add(tar.Header{Typeflag: tar.TypeSymlink, Name: strings.TrimPrefix(at, "/"), Linkname: to}, nil)
-	}
-	errs = append(errs, w.Close())
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, "docker", "-H", lab.engine.Host, "import", "-c", "ENV PATH=/bin", "-", name)
-	cmd.Stdin = &buf
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("import %s: %w\n%s", name, err, out)
-	}
-	return nil
+	return errors.Join(makeBusybox(ctx, lab.engine.Host), makeGlibc(ctx, lab.engine.Host))
 }
 
 // docker runs the command line as an operator would.
 func docker(t *testing.T, args ...string) (string, error) {
 	t.Helper()
+	return dockerAt(t, lab.engine, args...)
+}
+
+// dockerAt is for another engine.
+func dockerAt(t *testing.T, engine *harness.Engine, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "docker", append([]string{"-H", lab.engine.Host}, args...)...)
+	cmd := exec.CommandContext(ctx, "docker", append([]string{"-H", engine.Host}, args...)...)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
@@ -257,7 +143,7 @@ type daemon struct {
 	done chan struct{}
 }
 
-var daemons int
+var daemons atomic.Int32
 
 // startDaemon starts a volume driver of the test's own, whose token may read what the tests write.
 func startDaemon(t *testing.T, args ...string) *daemon {
@@ -270,8 +156,7 @@ func startDaemon(t *testing.T, args ...string) *daemon {
 // newDaemon is for one that is to be started in a way of its own.
 func newDaemon(t *testing.T, args ...string) *daemon {
 	t.Helper()
-	daemons++
-	name := fmt.Sprintf("live-%d-%d", os.Getpid(), daemons)
+	name := fmt.Sprintf("live-%d-%d", os.Getpid(), daemons.Add(1))
 	// Not t.TempDir: paths of sockets are short, and the engine's containers must be gone before.
 	dir := filepath.Join(lab.Dir(), name)
 	must.NoError(t, os.MkdirAll(dir, 0o755))
@@ -344,39 +229,23 @@ func (d *daemon) stop(sig syscall.Signal) {
 func (d *daemon) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	run := func(args ...string) string {
+	run := func(args ...string) []string {
 		out, _ := exec.CommandContext(ctx, "docker", append([]string{"-H", lab.engine.Host}, args...)...).Output()
-		return string(out)
+		return strings.Fields(string(out))
 	}
-	if ids := strings.Fields(run("ps", "-aq")); len(ids) > 0 {
-		run(append([]string{"rm", "-f", "-v"}, ids...)...)
+	volumes := run("volume", "ls", "-q", "-f", "driver="+d.name)
+	remove := []string{"rm", "-f", "-v"}
+	for _, volume := range volumes {
+		remove = append(remove, run("ps", "-aq", "-f", "volume="+volume)...)
 	}
-	if names := strings.Fields(run("volume", "ls", "-q", "-f", "driver="+d.name)); len(names) > 0 {
-		run(append([]string{"volume", "rm", "-f"}, names...)...)
-	}
+	run(remove...)
+	run(append([]string{"volume", "rm", "-f"}, volumes...)...)
 }
 
 // servers are the file servers of the daemon.
-func (d *daemon) servers() []int {
-	var pids []int
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		line, _ := os.ReadFile(p)
-		args := strings.Split(string(line), "\x00")
-		if len(args) > 2 && args[0] == "nomad-driver-secrets-live" && args[1] == "serve" && strings.HasPrefix(args[2], d.dir+"/") {
-			var pid int
-			_, _ = fmt.Sscanf(p, "/proc/%d/", &pid)
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
+func (d *daemon) servers() []int { return running.Servers(d.dir) }
 
-func (d *daemon) killServer() {
-	for _, pid := range d.servers() {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
-}
+func (d *daemon) killServer() { running.Signal(d.dir, syscall.SIGKILL) }
 
 func mountsBelow(t *testing.T, dir string) []string {
 	b, err := os.ReadFile("/proc/self/mountinfo")
@@ -398,100 +267,4 @@ func put(t *testing.T, path string, kv ...string) {
 		fields[kv[i]] = kv[i+1]
 	}
 	must.NoError(t, lab.Vault.PutKV2(t.Context(), "secret", path, fields))
-}
-
-// reader is a container that reads and counts.
-type reader struct {
-	t    *testing.T
-	d    *daemon
-	name string
-	out  string
-}
-
-var readers int
-
-// startReader runs the reader in a container with a volume at /secrets.
-func (d *daemon) startReader(image, volume string, dockerArgs []string, args ...string) *reader {
-	d.t.Helper()
-	r, run := d.reader(image, volume, dockerArgs, args)
-	mustDocker(d.t, run...)
-	return r
-}
-
-// reader makes a reader, and the command line that starts it.
-func (d *daemon) reader(image, volume string, dockerArgs, args []string) (*reader, []string) {
-	d.t.Helper()
-	readers++
-	r := &reader{t: d.t, d: d, name: fmt.Sprintf("reader-%d-%d", os.Getpid(), readers)}
-	dir := d.path("out")
-	must.NoError(d.t, os.MkdirAll(dir, 0o777))
-	must.NoError(d.t, os.Chmod(dir, 0o777))
-	r.out = filepath.Join(dir, r.name)
-	run := []string{"run", "-d", "--network", "none", "--name", r.name, "--volume-driver", d.name, "-v", volume + ":/secrets", "-v", dir + ":/out"}
-	run = append(append(run, dockerArgs...), image, "/bin/reader")
-	for _, a := range args {
-		if a == "OUT" {
-			a = "/out/" + r.name
-		}
-		run = append(run, a)
-	}
-	return r, run
-}
-
-// startReaders starts many, some at a time, of both images in turn.
-func (d *daemon) startReaders(n int, volume string, args ...string) []*reader {
-	d.t.Helper()
-	var all []*reader
-	var g errgroup.Group
-	g.SetLimit(4)
-	for i := range n {
-		r, run := d.reader([]string{lab.busybox, lab.glibc}[i%2], volume, nil, args)
-		all = append(all, r)
-		g.Go(func() error {
-			_, err := docker(d.t, run...)
-			return err
-		})
-	}
-	must.NoError(d.t, g.Wait())
-	for _, r := range all {
-		r.until("a read", 30*time.Second, func(s stats) bool { return s.Reads > 0 })
-	}
-	return all
-}
-
-// stats are the reader's of now.
-type stats struct {
-	Reads      int
-	Errors     int
-	FirstError string
-	LastError  string
-	LastFailed int64
-	Mismatches int
-	Slowest    time.Duration
-	Seen       map[string]int64
-}
-
-func (r *reader) stats() (s stats, err error) {
-	b, err := os.ReadFile(r.out)
-	if err == nil {
-		err = json.Unmarshal(b, &s)
-	}
-	return s, err
-}
-
-// until waits for something in the stats.
-func (r *reader) until(what string, within time.Duration, cond func(stats) bool) stats {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), within)
-	defer cancel()
-	var last stats
-	must.NoError(r.t, harness.Until(ctx, what, func() error {
-		s, err := r.stats()
-		if err == nil && !cond(s) {
-			err = fmt.Errorf("reads %d, errors %d (%s), seen %d", s.Reads, s.Errors, s.LastError, len(s.Seen))
-		}
-		last = s
-		return err
-	}))
-	return last
 }

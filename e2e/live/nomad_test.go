@@ -13,9 +13,10 @@ import (
 // TestNomadJobsWithVolumes runs the example jobs as they are, but for the driver's name, which here is the test's own, and the
 // network, which this engine has none of.
 func TestNomadJobsWithVolumes(t *testing.T) {
+	t.Parallel()
 	d := startDaemon(t)
 	put(t, "app-1", "username", "of-the-volume")
-	mustDocker(t, "tag", lab.busybox, "secrets-demo/busybox:1")
+	mustDocker(t, "tag", busyboxImage, "secrets-demo/busybox:1")
 	agent, err := lab.NewAgent(t.Context(), harness.AgentOptions{
 		Name: "volumes", Placement: harness.InPlace, DockerHCL: `endpoint = "` + lab.engine.Host + `"`,
 	})

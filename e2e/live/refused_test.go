@@ -12,12 +12,13 @@ import (
 
 // TestWithoutDevFuse is told to who starts a container, and nothing is left of it.
 func TestWithoutDevFuse(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t)
 	d.wrapper = []string{"unshare", "--mount", "--propagation", "slave", "sh", "-c", `mount -t tmpfs none /dev && touch /dev/null && exec "$0" "$@"`}
 	d.start()
 	put(t, "no-fuse", "user", "x")
 	for range 2 {
-		out, err := docker(t, "run", "--rm", "--network", "none", "--volume-driver", d.name, "-v", "secret/no-fuse:/secrets", lab.busybox, "true")
+		out, err := docker(t, "run", "--rm", "--network", "none", "--volume-driver", d.name, "-v", "secret/no-fuse:/secrets", busyboxImage, "true")
 		must.ErrorContains(t, err, "volume secret/no-fuse: mount the live directories", must.Sprint(out))
 		must.ErrorContains(t, err, "is there a /dev/fuse (modprobe fuse)?")
 	}
@@ -31,11 +32,12 @@ func TestWithoutDevFuse(t *testing.T) {
 	must.NoError(t, err)
 	must.StrNotContains(t, string(state), `"mounts"`)
 	mustDocker(t, "volume", "rm", "secret/no-fuse")
-	must.SliceEmpty(t, d.leftovers(false))
+	must.SliceEmpty(t, d.leftovers())
 }
 
 // TestWithoutRights is told at the start.
 func TestWithoutRights(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t)
 	must.NoError(t, os.Chmod(d.dir, 0o777))
 	for _, prefix := range [][]string{

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -15,44 +16,82 @@ import (
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/e2e/harness"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/running"
 )
 
 // node is an agent whose tasks have live directories.
 type node struct {
-	t     *testing.T
-	agent *harness.Agent
-	job   *harness.Job
-	alloc *harness.Alloc
+	t      *testing.T
+	agent  *harness.Agent
+	job    *harness.Job
+	alloc  *harness.Alloc   // the first
+	allocs []*harness.Alloc // all
 }
 
 // taskImage has a tag, so that Nomad does not try to pull it.
 const taskImage = "live/tasks:1"
 
+// newNode is one with an agent of its own, on the tests' engine.
 func newNode(t *testing.T, opts harness.AgentOptions) *node {
 	t.Helper()
-	opts.Placement = harness.InPlace
-	opts.DockerHCL = `endpoint = "` + lab.engine.Host + `"`
-	mustDocker(t, "tag", lab.busybox, taskImage)
-	agent, err := lab.NewAgent(t.Context(), opts)
+	agent, err := newAgent(t.Context(), lab.engine, opts)
 	must.NoError(t, err)
-	n := &node{t: t, agent: agent}
-	t.Cleanup(func() {
-		if t.Failed() {
-			var out strings.Builder
-			jobs := []*harness.Job{}
-			if n.job != nil {
-				jobs = append(jobs, n.job)
-			}
-			agent.Dump(&out, jobs...)
-			t.Log(out.String())
-		}
-		must.NoError(t, agent.Close())
-	})
-	must.NoError(t, agent.Vault().Policy(t.Context(), "live", `
+	t.Cleanup(func() { must.NoError(t, agent.Close()) })
+	return nodeOf(t, agent)
+}
+
+// theNode is the one of the tests that take turns.
+func theNode(t *testing.T) *node {
+	t.Helper()
+	agent, err := theAgent()
+	must.NoError(t, err)
+	return nodeOf(t, agent)
+}
+
+// theAgent starts it, the first time.
+var theAgent = sync.OnceValues(func() (*harness.Agent, error) {
+	agent, err := newAgent(context.Background(), lab.engine, harness.AgentOptions{Name: "turns"})
+	lab.turns = agent
+	return agent, err
+})
+
+func newAgent(ctx context.Context, engine *harness.Engine, opts harness.AgentOptions) (*harness.Agent, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute) // some start at once
+	defer cancel()
+	opts.Placement = harness.InPlace
+	opts.DockerHCL = `endpoint = "` + engine.Host + `"`
+	if out, err := command(ctx, "docker", "-H", engine.Host, "tag", busyboxImage, taskImage).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("tag the image: %w: %s", err, out)
+	}
+	agent, err := lab.NewAgent(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := agent.Vault().Policy(ctx, "live", `
 path "secret/data/*" { capabilities = ["read"] }
 path "pki/issue/web" { capabilities = ["update"] }
-path "sys/leases/revoke" { capabilities = ["update"] }`))
-	must.NoError(t, agent.Vault().WorkloadRole(t.Context(), agent.AuthPath, "live", harness.WorkloadRole{Policies: []string{"live"}}))
+path "sys/leases/revoke" { capabilities = ["update"] }`); err != nil {
+		return agent, err
+	}
+	return agent, agent.Vault().WorkloadRole(ctx, agent.AuthPath, "live", harness.WorkloadRole{Policies: []string{"live"}})
+}
+
+func nodeOf(t *testing.T, agent *harness.Agent) *node {
+	n := &node{t: t, agent: agent}
+	t.Cleanup(func() {
+		var jobs []*harness.Job
+		if n.job != nil {
+			jobs = append(jobs, n.job)
+		}
+		if t.Failed() {
+			var out strings.Builder
+			agent.Dump(&out, jobs...)
+			t.Log(out.String())
+			for _, job := range jobs { // else it is in the next one's way
+				_ = job.Stop(context.Background())
+			}
+		}
+	})
 	return n
 }
 
@@ -62,6 +101,8 @@ type liveTask struct {
 	user    string
 	args    []string // of the reader; DIR is the live directory and OUT where its stats go
 	secrets string   // beside role, splay and stagger; LIVE is the live directory's path in the job
+	// variables: its secrets are Nomad Variables, so that it has an identity for those and no role.
+	variables bool
 }
 
 // drivers are the tasks' names, and what they are run by.
@@ -75,6 +116,10 @@ func (l liveTask) hcl() string {
 	if l.driver == "raw_exec" {
 		config, dir, live = fmt.Sprintf("\n        command = %q", filepath.Join(lab.Dir(), "bin", "reader")), "${NOMAD_SECRETS_DIR}/live/app", "live/app"
 	}
+	identity, role := "", `role    = "live"`
+	if l.variables {
+		identity, role = "identity {\n        file     = true\n        filepath = \"private/nomad.jwt\"\n      }", ""
+	}
 	args := strings.NewReplacer("DIR", dir, "OUT", "${NOMAD_ALLOC_DIR}/"+l.driver).Replace(strings.Join(l.args, `", "`))
 	return fmt.Sprintf(`
     task "%s" {
@@ -87,9 +132,10 @@ func (l liveTask) hcl() string {
         file     = true
         filepath = "private/vault.jwt"
       }
+      %s
       config {%s
         args    = ["%s"]
-        role    = "live"
+        %s
         splay   = "0s"
         stagger = "0s"
 %s
@@ -99,11 +145,17 @@ func (l liveTask) hcl() string {
         memory = 32
       }
     }
-`, l.driver, l.user, config, args, strings.ReplaceAll(l.secrets, "LIVE", live))
+`, l.driver, l.user, identity, config, args, role, strings.ReplaceAll(l.secrets, "LIVE", live))
 }
 
 // run runs a job with a task of each driver.
 func (n *node) run(name string, of func(driver string) liveTask) {
+	n.t.Helper()
+	n.runMany(name, 1, of)
+}
+
+// runMany runs so many of each.
+func (n *node) runMany(name string, count int, of func(driver string) liveTask) {
 	n.t.Helper()
 	var tasks strings.Builder
 	for _, driver := range drivers {
@@ -112,13 +164,26 @@ func (n *node) run(name string, of func(driver string) liveTask) {
 		tasks.WriteString(task.hcl())
 	}
 	var err error
-	n.job, err = n.agent.Submit(n.t.Context(), fmt.Sprintf("job %q {\n  group \"g\" {%s  }\n}", name, tasks.String()))
+	n.job, err = n.agent.Submit(n.t.Context(), fmt.Sprintf("job %q {\n  group \"g\" {\n    count = %d\n%s  }\n}", name, count, tasks.String()))
 	must.NoError(n.t, err)
-	n.alloc, err = n.job.Running(n.t.Context())
+	ctx, cancel := context.WithTimeout(n.t.Context(), 5*time.Minute)
+	defer cancel()
+	n.allocs, err = n.job.AllRunning(ctx, count)
 	must.NoError(n.t, err)
-	for _, driver := range drivers {
-		n.until(driver, "a read", 20*time.Second, func(s stats) bool { return s.Reads > s.Errors })
+	n.alloc = n.allocs[0]
+	for _, r := range n.readers() {
+		r.until("a read", 60*time.Second, func(s stats) bool { return s.Reads > s.Errors })
 	}
+}
+
+// readers are the tasks' of all allocations.
+func (n *node) readers() (all []*reader) {
+	for _, alloc := range n.allocs {
+		for _, driver := range drivers {
+			all = append(all, &reader{t: n.t, name: driver, out: alloc.Dir("alloc", driver)})
+		}
+	}
+	return all
 }
 
 func (n *node) stats(task string) (s stats, err error) {
@@ -143,6 +208,18 @@ func (n *node) dir(task string) string {
 		return filepath.Join(n.alloc.SecretsDir(task), "live", "app")
 	}
 	return filepath.Join("/proc", fmt.Sprint(n.pid(task)), "root", "run", "app")
+}
+
+// pids are the processes of all tasks.
+func (n *node) pids() (all []int) {
+	n.t.Helper()
+	for _, alloc := range n.allocs {
+		for _, task := range drivers {
+			one := node{t: n.t, alloc: alloc}
+			all = append(all, one.pid(task))
+		}
+	}
+	return all
 }
 
 // pid is a task's process.
@@ -175,10 +252,7 @@ func (n *node) lookForPID(task string) int {
 }
 
 // servers are the file servers of the agent's plugins.
-func (n *node) servers() []int {
-	d := &daemon{dir: n.agent.StateDir}
-	return d.servers()
-}
+func (n *node) servers() []int { return running.Servers(n.agent.StateDir) }
 
 // kill kills the plugins of both drivers.
 func (n *node) killPlugins() {
@@ -218,6 +292,7 @@ func (n *node) nothingLeft(within time.Duration) {
 		for _, pid := range n.servers() {
 			left = append(left, fmt.Sprint("file server ", pid))
 		}
+		left = append(left, blocked()...)
 		if len(left) == 0 {
 			return
 		}

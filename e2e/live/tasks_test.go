@@ -20,12 +20,13 @@ import (
 
 // What a task's own user sees in a live directory, what others see, and how soon a change is there.
 func TestLiveDirOfATask(t *testing.T) {
+	t.Parallel()
 	put(t, "tasks", "user", "one", "password", "one")
 	n := newNode(t, harness.AgentOptions{Name: "tasks"})
 	users := map[string]string{"docker": "1000", "raw_exec": "nobody"}
 	uids := map[string]uint32{"docker": 1000, "raw_exec": 65534}
 	n.run("tasks", func(driver string) liveTask {
-		return liveTask{user: users[driver], args: []string{"pairs", "OUT", "DIR"}, secrets: `
+		return liveTask{user: users[driver], args: []string{"pairs", "200", "OUT", "DIR"}, secrets: `
         secret "app" {
           path     = "secret/tasks"
           live_dir = "LIVE"
@@ -39,10 +40,10 @@ func TestLiveDirOfATask(t *testing.T) {
 
 	// Each process has pairs that match, over many changes. How soon each is there, readers that leave the machine some time
 	// show: TestLiveDirOutlivesPluginAndAgent.
-	for i := range 50 {
+	for i := range times(10, 50) {
 		v := fmt.Sprint("value ", i)
 		put(t, "tasks", "user", v, "password", v)
-		n.seen(v, 5*time.Second)
+		n.seen(v, 20*time.Second)
 	}
 	for _, task := range drivers {
 		s, err := n.stats(task)
@@ -52,7 +53,7 @@ func TestLiveDirOfATask(t *testing.T) {
 		must.Eq(t, inode[task], n.pid(task), must.Sprint(task, "was restarted"))
 		events, err := n.alloc.Events(t.Context(), task)
 		must.NoError(t, err)
-		must.Len(t, 1, containing(events, "Secrets: "), must.Sprint(events))
+		must.Len(t, 2, containing(events, "Secrets: "), must.Sprint(events)) // whose rights, and what it gets
 		n.audited(task, uids[task])
 	}
 	must.NoError(t, n.job.Stop(t.Context()))
@@ -134,6 +135,7 @@ func (n *node) audited(task string, uid uint32) {
 
 // A restart in place keeps the directory, beside variables of the same secret, which change as ever.
 func TestLiveDirAndRestartInPlace(t *testing.T) {
+	t.Parallel()
 	put(t, "restarts", "user", "zero")
 	n := newNode(t, harness.AgentOptions{Name: "restarts"})
 	n.run("restarts", func(string) liveTask {
@@ -163,7 +165,7 @@ func TestLiveDirAndRestartInPlace(t *testing.T) {
 				}
 				return nil
 			}))
-			n.until(task, "the value after the restart", 5*time.Second, func(s stats) bool { return s.Seen[v] != 0 && len(s.Seen) == 1 && s.Errors == 0 })
+			n.until(task, "the value after the restart", 20*time.Second, func(s stats) bool { return s.Seen[v] != 0 && len(s.Seen) == 1 && s.Errors == 0 })
 			restarts, err := n.alloc.Restarts(t.Context(), task)
 			must.NoError(t, err)
 			must.Zero(t, restarts)

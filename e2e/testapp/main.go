@@ -2,6 +2,7 @@
 // What it prints is for the tests to read: each line begins with a word that says what it is.
 //
 //	testapp sleep                          wait to be stopped
+//	testapp up                             print when the program runs, in microseconds, and wait
 //	testapp env NAME...                    print these variables
 //	testapp until FILE                     end by itself once the file is there
 //	testapp sighup FILE...                 print these files, and again on each SIGHUP
@@ -76,6 +77,9 @@ func main() {
 	}
 	switch command, args := args[0], args[1:]; command {
 	case "sleep":
+		<-ctx.Done()
+	case "up":
+		fmt.Printf("up %d\n", time.Now().UnixMicro())
 		<-ctx.Done()
 	case "env":
 		for _, name := range args {
@@ -243,6 +247,9 @@ func login(ctx context.Context, dir string) (user string, err error) {
 	}
 	conf := mysql.NewConfig()
 	conf.Net, conf.Addr, conf.User, conf.Passwd = "tcp", os.Getenv("DB_ADDR"), user, password
+	if filepath.IsAbs(conf.Addr) {
+		conf.Net = "unix"
+	}
 	conf.Logger = &mysql.NopLogger{}
 	connector, err := mysql.NewConnector(conf)
 	if err != nil {

@@ -23,7 +23,7 @@ const (
 	StepApplying Step = "acting"
 )
 
-// TokenSource says whose a token is, and so who may revoke it (README, "Whose token").
+// TokenSource says whose a token is, and so who may revoke it (docs/vault.md, "Whose token").
 type TokenSource string
 
 // The sources.

@@ -127,22 +127,24 @@ func (j *Journal) writeTokensLocked(change func(map[string]Token)) error {
 		next[k] = t
 	}
 	change(next)
-	if err := writeTokens(j.dir, j.e.Namespace, next); err != nil {
+	if err := writeTokens(j.dir, j.e, next); err != nil {
 		return err
 	}
 	j.tokens = next
 	return nil
 }
 
-// tokenFile is the token file. The namespace is the entry's, too: the tokens can be revoked without that.
+// tokenFile is the token file. Namespace and KeepTokens are the entry's, too: without that the tokens can be revoked, and it is known whether
+// they may be.
 type tokenFile struct {
-	Version   int
-	Namespace string `json:",omitempty"`
-	Tokens    map[string]tokenRecord
+	Version    int
+	Namespace  string `json:",omitempty"`
+	KeepTokens bool   `json:",omitempty"` // an older version did not write it
+	Tokens     map[string]tokenRecord
 }
 
-func writeTokens(dir, namespace string, tokens map[string]Token) error {
-	file := tokenFile{entryVersion, namespace, map[string]tokenRecord{}}
+func writeTokens(dir string, e Entry, tokens map[string]Token) error {
+	file := tokenFile{entryVersion, e.Namespace, e.KeepTokens, map[string]tokenRecord{}}
 	for id, t := range tokens {
 		file.Tokens[id] = tokenRecord{
 			Value:     t.Token.Value.Bytes(),
@@ -159,11 +161,11 @@ func writeTokens(dir, namespace string, tokens map[string]Token) error {
 	return writeJSON(dir, tokensFile, file)
 }
 
-// readTokens gives the tokens kept in dir, and the namespace of their task; none if there is no file.
-func readTokens(dir string) (namespace string, _ map[string]Token, _ error) {
+// readTokens gives the tokens kept in dir, and what their file has of the entry; none if there is no file.
+func readTokens(dir string) (e Entry, _ map[string]Token, _ error) {
 	var file tokenFile
 	if err := readJSON(dir, tokensFile, &file); err != nil {
-		return "", nil, err
+		return Entry{}, nil, err
 	}
 	tokens := make(map[string]Token, len(file.Tokens))
 	for id, r := range file.Tokens {
@@ -182,7 +184,7 @@ func readTokens(dir string) (namespace string, _ map[string]Token, _ error) {
 			},
 		}
 	}
-	return file.Namespace, tokens, nil
+	return Entry{Namespace: file.Namespace, KeepTokens: file.KeepTokens}, tokens, nil
 }
 
 func writeJSON(dir, name string, v any) error {

@@ -20,7 +20,7 @@ import (
 var ErrNone = errors.New("no journal for this task")
 
 // ErrUnreadable means that something is written about a task but cannot be made sense of:
-// it is damaged, or a newer plugin wrote it. The task runs on, unwatched (README, "When things fail").
+// it is damaged, or a newer plugin wrote it. The task runs on, unwatched (docs/failures.md, "When things fail").
 var ErrUnreadable = errors.New("the journal cannot be read")
 
 // ErrNewer is the ErrUnreadable of what a newer plugin wrote. It is kept: that plugin may be installed again.
@@ -37,8 +37,7 @@ var ErrClosed = errors.New("the journal is closed")
 //
 // A handle serialises its writes; two handles on one task must not write at the same time.
 type Journal struct {
-	stateDir string
-	dir      string
+	dir string
 
 	mu     sync.Mutex // guards what follows, and the directory's files
 	closed bool
@@ -60,7 +59,7 @@ func Create(stateDir string, first Entry) (*Journal, error) {
 	if err := removeFiles(dir, tokensFile, valuesFile); err != nil {
 		return nil, err
 	}
-	j := &Journal{stateDir: stateDir, dir: dir, tokens: map[string]Token{}}
+	j := &Journal{dir: dir, tokens: map[string]Token{}}
 	if err := j.Update(func(e *Entry) { *e = first }); err != nil {
 		_ = removeTaskDir(dir)
 		return nil, err
@@ -78,7 +77,7 @@ func Open(stateDir string, t Task) (*Journal, error) {
 	if err := checkStateDir(stateDir); err != nil {
 		return nil, err
 	}
-	j, err := openJournalDir(stateDir, dir)
+	j, err := openJournalDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +88,7 @@ func Open(stateDir string, t Task) (*Journal, error) {
 }
 
 // openJournalDir reads a journal's directory, be it in its place or a pending revocation.
-func openJournalDir(stateDir, dir string) (*Journal, error) {
+func openJournalDir(dir string) (*Journal, error) {
 	for _, d := range []string{filepath.Dir(dir), dir} {
 		if err := checkOwnDir(d); err != nil {
 			return nil, cannotRead(err)
@@ -110,7 +109,7 @@ func openJournalDir(stateDir, dir string) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Journal{stateDir: stateDir, dir: dir, e: e, tokens: tokens}, nil
+	return &Journal{dir: dir, e: e, tokens: tokens}, nil
 }
 
 // decodeEntry makes sense of an entry file, or says ErrUnreadable. Unknown fields are
@@ -251,7 +250,7 @@ func List(stateDir string) ([]Task, error) {
 	var tasks []Task
 	var bad []error
 	for _, dir := range dirs {
-		j, err := openJournalDir(stateDir, dir)
+		j, err := openJournalDir(dir)
 		switch {
 		case errors.Is(err, ErrNone): // never begun, or half removed
 		case err != nil:

@@ -171,7 +171,7 @@ func TestJournalCrashLeftovers(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(dir, ".entry.json.tmp"))
 }
 
-// What makes no sense is told apart from what is not there: such a task runs on, unwatched (README, "When things fail").
+// What makes no sense is told apart from what is not there: such a task runs on, unwatched (docs/failures.md, "When things fail").
 func TestJournalUnreadable(t *testing.T) {
 	newer := fmt.Sprintf(`{"Version":%d,"Task":"a string now"}`, entryVersion+1)
 	for _, c := range []struct {

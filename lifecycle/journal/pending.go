@@ -50,11 +50,11 @@ func (p Pending) List() ([]PendingID, error) {
 
 // Journal reads what is to be revoked. The errors are those of [Open].
 func (p Pending) Journal(id PendingID) (*Journal, error) {
-	return openJournalDir(p.stateDir, p.path(id))
+	return openJournalDir(p.path(id))
 }
 
 // Salvage reads what can be revoked of a pending revocation whose entry is damaged: the tokens, with all leases that
-// were made under them. An error says that there is nothing.
+// were made under them, unless a task that goes on uses them. An error says that there is nothing.
 func (p Pending) Salvage(id PendingID) (*Journal, error) {
 	dir := p.path(id)
 	for _, d := range []string{p.dir, dir} {
@@ -62,16 +62,18 @@ func (p Pending) Salvage(id PendingID) (*Journal, error) {
 			return nil, cannotRead(err)
 		}
 	}
-	namespace, tokens, err := readTokens(dir)
+	e, tokens, err := readTokens(dir)
 	switch {
 	case err != nil:
 		return nil, err
 	case len(tokens) == 0:
 		return nil, fmt.Errorf("%w: it has no tokens", ErrUnreadable)
+	case e.KeepTokens:
+		return nil, fmt.Errorf("%w: its tokens are those of a task that goes on", ErrUnreadable)
 	}
 	// The tokens do not say whose they are: no other provider has any.
-	e := Entry{Version: entryVersion, Namespace: namespace, TokenProvider: secrets.DefaultProvider}
-	return &Journal{stateDir: p.stateDir, dir: dir, e: e, tokens: tokens}, nil
+	e.Version, e.TokenProvider = entryVersion, secrets.DefaultProvider
+	return &Journal{dir: dir, e: e, tokens: tokens}, nil
 }
 
 // Remove removes a revocation that is done.
@@ -182,7 +184,7 @@ func (p Pending) split(j *Journal, part func(*Entry, map[string]Token) (Entry, m
 		return "", err
 	}
 	// The entry last: until it is there, nothing is pending.
-	err := writeTokens(dir, pending.Namespace, tokens)
+	err := writeTokens(dir, pending, tokens)
 	if err == nil {
 		err = writeJSON(dir, entryFile, pending)
 	}

@@ -86,7 +86,7 @@ func (t takeOver) finish() error {
 	if err != nil {
 		return err
 	}
-	t.tell()
+	t.logBegin()
 	for _, alloc := range allocs {
 		if !alloc.IsDir() || strings.HasPrefix(alloc.Name(), ".") && alloc.Name() != pendingDir {
 			continue
@@ -112,8 +112,8 @@ func (t takeOver) finish() error {
 	return nil
 }
 
-// tell logs that something is taken over, and what the operator should know of it.
-func (t takeOver) tell() {
+// logBegin logs that something is taken over, and what the operator should know of it.
+func (t takeOver) logBegin() {
 	t.log.Info("taking over the journals of an older version of this plugin", "from", t.old, "to", t.dir)
 	var fs unix.Statfs_t
 	if err := unix.Statfs(t.claimed, &fs); err == nil && fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {

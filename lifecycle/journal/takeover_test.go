@@ -77,7 +77,7 @@ func (p oldPlace) all(dir string) []string {
 		if err != nil || e.Name() != entryFile || strings.Contains(path, "/"+takingDir+"/") {
 			return err
 		}
-		j, err := openJournalDir(dir, filepath.Dir(path))
+		j, err := openJournalDir(filepath.Dir(path))
 		require.NoError(p.t, err)
 		values, err := j.Values()
 		require.NoError(p.t, err)

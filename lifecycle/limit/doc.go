@@ -10,6 +10,10 @@
 //   - Foreground requests (starts and revocations) are outside the rate; a number of slots bounds how many go at
 //     once (slots.go). A slow one leaves its slot, so that a database that hangs takes no slot from others.
 //
+// By what all requests tell of a server as a whole (Answered) the limiter follows what it can take (pace.go): a server that is
+// away, overloaded or limits requests gets fewer, but for those that keep alive what ends soon. Each server has a pace of its
+// own, and what hangs behind one of its engines says nothing of it. A 429 is first of all its tenant's (quotas.go).
+//
 // # Invariants
 //
 //   - Two background requests are never closer together than the rate allows.

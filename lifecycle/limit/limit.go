@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"fmt"
+	mathrand "math/rand/v2"
 	"sync"
 	"time"
 )
@@ -24,15 +25,18 @@ const (
 // How many background requests are under way is bounded by the rate and their timeouts alone: one that the
 // server does not answer holds up nobody, not even its own tenant, whose other credentials may live elsewhere.
 type Limiter struct {
-	gap    time.Duration // between two background requests
+	rate   float64       // background requests a second
+	gap    time.Duration // between two of them
 	behind func(Backlog) // called when background requests wait for too long; must not block
+	random func() float64
 
 	mu         sync.Mutex // guards what follows
 	next       time.Time  // the earliest moment for the next background request
 	timer      *time.Timer
 	ranks      ranks
-	live       turns     // looks at secrets that are being read: see live.go
-	nextLive   time.Time // the earliest moment for the next of them
+	paces      map[string]*serverPace // by server
+	live       turns                  // looks at secrets that are being read: see live.go
+	nextLive   time.Time              // the earliest moment for the next of them
 	slots      slots
 	count      uint64
 	lastWarned time.Time // when behind was called
@@ -48,7 +52,7 @@ type Backlog struct {
 
 // New makes a limiter of requestRate background requests a second; zero or less: no limit.
 func New(requestRate float64, behind func(Backlog)) *Limiter {
-	l := &Limiter{behind: behind, slots: slots{lanes: map[laneKey]*lane{}}}
+	l := &Limiter{rate: requestRate, behind: behind, random: mathrand.Float64, paces: map[string]*serverPace{}, slots: newSlots()}
 	if requestRate > 0 {
 		l.gap = time.Duration(float64(time.Second) / requestRate)
 	}
@@ -76,12 +80,13 @@ type ranks struct {
 	passed int                // turns since a lower rank that waited had one
 }
 
-// next takes out the request whose turn it is: of the highest priority, except for one in lowerTurn turns.
-func (r *ranks) next() *waiter {
+// next takes out the request whose turn it is, of those that may go now: of the highest priority, except for one in
+// lowerTurn turns. Nil if none may.
+func (r *ranks) next(may func(Priority, *line) bool) *waiter {
 	top, lower := priorities, priorities
 	for u := range priorities {
 		switch {
-		case r.turns[u].size == 0:
+		case !r.turns[u].any(func(l *line) bool { return may(u, l) }):
 		case top == priorities:
 			top = u
 		case lower == priorities || r.served[u] < r.served[lower]:
@@ -102,7 +107,7 @@ func (r *ranks) next() *waiter {
 	}
 	r.turn++
 	r.served[u] = r.turn
-	return r.turns[u].next(nil)
+	return r.turns[u].next(func(l *line) bool { return may(u, l) })
 }
 
 func (r *ranks) size() (n int) {
@@ -148,7 +153,7 @@ func (l *Limiter) queueTurn(ctx context.Context, t Tenant, u Priority, due time.
 // Foreground waits for a slot, and takes it until release is called. Tenants take turns. The error is ctx's.
 func (l *Limiter) Foreground(ctx context.Context, t Tenant, k Kind) (release func(), err error) {
 	turn := make(chan error, 1)
-	w := &waiter{tenant: t, called: func(err error) { turn <- err }}
+	w := &waiter{tenant: t.At(""), server: t.Server, called: func(err error) { turn <- err }} // its share is one, whatever it asks
 	l.wait(ctx, &l.slots.waiting[k], w, l.fillLocked)
 	if err := <-turn; err != nil {
 		return nil, fmt.Errorf("the request waited for its turn: earlier requests have no answer yet: %w", err)
@@ -205,13 +210,16 @@ func (l *Limiter) grantLocked() {
 			l.wakeLocked(wait)
 			return
 		}
-		w := l.nextLocked(now)
+		w, wait := l.nextLocked(now)
 		if w == nil {
-			l.wakeLocked(l.nextLive.Sub(now))
+			l.wakeLocked(wait)
 			return
 		}
 		// Counted from now, not from the moment missed: no two requests are closer than gap.
 		l.next = now.Add(l.gap)
+		if p := l.paces[w.tenant.Server]; p != nil {
+			p.sent(now, w.tenant, l.random())
+		}
 		l.warnLocked(now, w)
 		w.stay()
 		w.called(nil)
@@ -258,7 +266,7 @@ func (l *Limiter) fillLocked() {
 			return
 		}
 		f := w.flight
-		f.timer = time.AfterFunc(slowAfter, func() { l.turnSlow(f) })
+		f.timer = time.AfterFunc(l.slowAfterLocked(now, w.server), func() { l.turnSlow(f) })
 		w.stay()
 		w.called(nil)
 	}

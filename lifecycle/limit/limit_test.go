@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/bubble"
 )
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -24,29 +26,13 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// inBubble checks one example of rapid's in a bubble of its own. What is wrong with it is said
-// outside, on the goroutine that rapid can go on from: else it could not look for a simpler example.
-func inBubble(t *testing.T, rt *rapid.T, check func(t *testing.T, errorf func(string, ...any))) {
-	var wrong string
-	synctest.Test(t, func(t *testing.T) {
-		check(t, func(format string, args ...any) {
-			if wrong == "" {
-				wrong = fmt.Sprintf(format, args...)
-			}
-		})
-	})
-	if wrong != "" {
-		rt.Fatal(wrong)
-	}
-}
-
 // Background requests are never closer than the rate allows, whoever asks whenever, and none is
 // held back without need (C5, C6: intervals stretch beyond request_rate).
 func TestLimiterRate(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rate := rapid.Float64Range(0.5, 200).Draw(rt, "rate")
 		delays := rapid.SliceOfN(rapid.IntRange(0, 2000), 1, 60).Draw(rt, "delays in ms")
-		inBubble(t, rt, func(t *testing.T, errorf func(string, ...any)) {
+		bubble.Check(t, rt, func(t *testing.T, errorf func(string, ...any)) {
 			l := New(rate, nil)
 			gap := time.Duration(float64(time.Second) / rate)
 			var mu sync.Mutex
@@ -88,7 +74,7 @@ func TestLimiterMostUrgentFirst(t *testing.T) {
 		ranks := rapid.SliceOfN(rapid.IntRange(int(Renew), int(Poll)), 40, 40).Draw(rt, "ranks")
 		dues := rapid.SliceOfN(rapid.IntRange(-5, 5), 1, 40).Draw(rt, "dues in s")
 		leave := rapid.SliceOfN(rapid.Bool(), len(dues), len(dues)).Draw(rt, "who leaves")
-		inBubble(t, rt, func(t *testing.T, errorf func(string, ...any)) {
+		bubble.Check(t, rt, func(t *testing.T, errorf func(string, ...any)) {
 			l := New(10, nil)
 			require.NoError(t, l.Background(t.Context(), one, Poll, time.Now())) // from here on all must wait
 			start := time.Now()
@@ -147,7 +133,7 @@ func TestLimiterLeaving(t *testing.T) {
 }
 
 // one is a tenant, where there are no others.
-var one = Tenant{"default", "one"}
+var one = Tenant{Namespace: "default", Job: "one"}
 
 // Starts and revocations: at most 16 at once (C11), outside the request rate.
 func TestLimiterForeground(t *testing.T) {
@@ -196,7 +182,7 @@ func TestLimiterGreedyTenant(t *testing.T) {
 		var warned []Backlog
 		l := New(5, func(b Backlog) { warned = append(warned, b) })
 		ctx := t.Context()
-		greedy := Tenant{"default", "greedy"}
+		greedy := Tenant{Namespace: "default", Job: "greedy"}
 		for range 240 { // 12 a second
 			go func() {
 				for l.Background(ctx, greedy, Renew, time.Now()) == nil {
@@ -242,4 +228,105 @@ func TestLimiterTakenBack(t *testing.T) {
 		require.True(t, ran)
 		require.False(t, leave())
 	})
+}
+
+// A server that is away is asked little; one that is there is asked as ever, and so is the one that was away for what ends
+// within the minute. All the rest goes once it has answered well for a while.
+func TestEachServerHasAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(20, nil)
+		for range 30 {
+			time.Sleep(100 * time.Millisecond)
+			l.Answered("vault", Answer{Result: Unavailable, Sent: time.Now()})
+		}
+		require.InDelta(t, 2, l.Rate(), 0.01)
+		var sent [3]int
+		var mu sync.Mutex
+		count := func(i int) func(error) {
+			return func(error) {
+				mu.Lock()
+				defer mu.Unlock()
+				sent[i]++
+			}
+		}
+		vault, other := one.At("vault"), one.At("nomad")
+		far := time.Now().Add(time.Hour)
+		for range 100 {
+			l.Queue(t.Context(), vault, Renew, far, count(0))
+			l.Queue(t.Context(), other, Poll, time.Now(), count(2))
+		}
+		seen := func(d time.Duration) [3]int {
+			time.Sleep(d)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			now := sent
+			sent = [3]int{}
+			return now
+		}
+		got := seen(5 * time.Second)
+		require.InDelta(t, 10, got[0], 4, "to the one that is away")
+		require.InDelta(t, 90, got[2], 5, "to the other")
+
+		for range 60 {
+			l.Queue(t.Context(), vault, Renew, time.Now().Add(30*time.Second), count(1))
+		}
+		got = seen(4 * time.Second)
+		require.InDelta(t, 27, got[1], 8, "urgent, to the one that is away: 5 a second at the least")
+		require.LessOrEqual(t, got[0], 3)
+
+		for range 8 {
+			l.Answered("vault", Answer{Sent: time.Now(), Took: time.Millisecond, Own: true})
+		}
+		got = seen(time.Second)
+		require.GreaterOrEqual(t, got[1], 12, "urgent, once it has answered")
+		for range 400 {
+			time.Sleep(100 * time.Millisecond)
+			l.Answered("vault", Answer{Sent: time.Now(), Took: time.Millisecond, Own: true})
+		}
+		require.InDelta(t, 20, l.Rate(), 0.01)
+		require.Equal(t, ForegroundAtOnce, l.slots.most("vault"))
+	})
+}
+
+// While a server as a whole takes long for anything, a request is not slow because it takes long, and leaves no slot to
+// another: fewer are under way, not more. Where one database hangs, and the server answers, slots are left as ever.
+func TestForegroundOfAnOverloadedServer(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		took        time.Duration
+		least, most int
+	}{{"the server", 3 * time.Second, slowestAtOnce, ForegroundAtOnce}, {"a database behind it", time.Millisecond, 60, overflow}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := New(20, nil)
+				for range 60 {
+					time.Sleep(100 * time.Millisecond)
+					l.Answered("vault", Answer{Sent: time.Now(), Took: tt.took, Own: true})
+				}
+				under, most := 0, 0
+				var mu sync.Mutex
+				var all sync.WaitGroup
+				for i := range 200 {
+					all.Go(func() {
+						release, err := l.Foreground(t.Context(), Tenant{Job: fmt.Sprint(i), Server: "vault"}, ForStart)
+						require.NoError(t, err)
+						mu.Lock()
+						under++
+						most = max(most, under)
+						mu.Unlock()
+						time.Sleep(5 * time.Second)
+						l.Answered("vault", Answer{Sent: time.Now(), Took: tt.took, Own: true})
+						mu.Lock()
+						under--
+						mu.Unlock()
+						release()
+					})
+				}
+				all.Wait()
+				require.GreaterOrEqual(t, most, tt.least)
+				require.LessOrEqual(t, most, tt.most)
+			})
+		})
+	}
 }

@@ -14,11 +14,24 @@ func (l *Limiter) QueueLive(ctx context.Context, t Tenant, due time.Time, run fu
 	return l.wait(ctx, &l.live, &waiter{tenant: t, due: due, called: func(err error) { go run(err) }}, l.grantLocked)
 }
 
-// nextLocked takes out the background request whose turn it is; nil if nothing waits but looks that are not to go yet.
-func (l *Limiter) nextLocked(now time.Time) *waiter {
-	if l.live.size > 0 && !now.Before(l.nextLive) && l.ranks.turns[Renew].size == 0 {
-		l.nextLive = now.Add(liveShare * l.gap)
-		return l.live.next(nil)
+// nextLocked takes out the background request whose turn it is; nil if none is to go yet, and how long until one may be.
+func (l *Limiter) nextLocked(now time.Time) (w *waiter, wait time.Duration) {
+	wait = longestWait
+	may := func(u Priority, ln *line) bool {
+		d := l.paceLocked(now, u, ln)
+		if d > 0 {
+			wait = min(wait, d)
+		}
+		return d <= 0
 	}
-	return l.ranks.next()
+	renews := func(ln *line) bool { return may(Renew, ln) }
+	if l.live.size > 0 && !l.ranks.turns[Renew].any(renews) { // renewals that their server's pace holds back hold up nobody
+		if d := l.nextLive.Sub(now); d > 0 {
+			wait = min(wait, d)
+		} else if w := l.live.next(func(ln *line) bool { return may(Poll, ln) }); w != nil {
+			l.nextLive = now.Add(liveShare * l.gap)
+			return w, 0
+		}
+	}
+	return l.ranks.next(may), wait
 }

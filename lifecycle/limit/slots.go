@@ -10,13 +10,16 @@ const (
 	// slowAfter is when a request is slow: it leaves its slot for the overflow. What it waits for is a
 	// database, say, and no work of the server's.
 	slowAfter = time.Second
+	// slowFactor: while the server is overloaded, a request is slow when it takes so many times what the fastest does; but
+	// never later than slowAtMost.
+	slowFactor = 4
+	slowAtMost = 10 * time.Second
 	// overflow bounds the slow requests that take no slot.
 	overflow = 256
 	// lanesAtOnce bounds the requests of one lane, slow ones included.
 	lanesAtOnce = 16
-	// slowAtOnce bounds the slots for tenants whose requests were slow before: the next will be, too, and the
-	// other slots are for those that get an answer.
-	slowAtOnce = ForegroundAtOnce / 2
+	// slowestAtOnce is the least of the slots that are left while a server is overloaded, or has just come back.
+	slowestAtOnce = 4
 	// slowMemory is how long it is remembered that a tenant's requests were slow.
 	slowMemory = time.Minute
 )
@@ -32,18 +35,36 @@ const (
 	kinds
 )
 
-// slots decides which requests of the foreground go to the server: at most foregroundAtOnce that are not yet
-// slow, and of the slow ones overflow. Tenants take turns; one that has its share under way waits. It decides and
+// slots decides which requests of the foreground go to the servers: at most ForegroundAtOnce that are not yet
+// slow, fewer to a server that has too much to do, and of the slow ones overflow. Tenants take turns; one that has its share under way waits. It decides and
 // does nothing else.
 type slots struct {
-	young     int // under way, and not slow
-	slowYoung int // those of them whose lane was slow before
-	old       int // slow
+	atOnce    map[string]int // how many there are now for a server; missing: all
+	young     int            // under way, and not slow
+	youngAt   map[string]int // of those, by server
+	slowYoung int            // those of them whose lane was slow before
+	old       int            // slow
 	lanes     map[laneKey]*lane
 	prune     int // how many lanes there may be before those that are idle are looked for
 	waiting   [kinds]turns
 	last      Kind // of the request that went last
 }
+
+func newSlots() slots {
+	return slots{atOnce: map[string]int{}, youngAt: map[string]int{}, lanes: map[laneKey]*lane{}}
+}
+
+// most is how many slots there are for a server.
+func (s *slots) most(server string) int {
+	if n, ok := s.atOnce[server]; ok {
+		return n
+	}
+	return ForegroundAtOnce
+}
+
+// slowAtOnce bounds the slots for tenants whose requests were slow before: the next will be, too, and the other slots are for
+// those that get an answer.
+func (s *slots) slowAtOnce(server string) int { return s.most(server) / 2 }
 
 type laneKey struct {
 	tenant Tenant
@@ -60,6 +81,7 @@ type lane struct {
 // flight is one request under way.
 type flight struct {
 	lane      laneKey
+	server    string
 	old       bool
 	slowYoung bool
 	over      bool
@@ -72,16 +94,18 @@ func (s *slots) share() int {
 	return min(max((overflow-s.old)/8, 1), lanesAtOnce)
 }
 
-// mayGo reports whether a tenant may send one more request of a kind.
-func (s *slots) mayGo(now time.Time, key laneKey) bool {
+// mayGo reports whether a tenant may send one more request of a kind, to a server.
+func (s *slots) mayGo(now time.Time, key laneKey, server string) bool {
 	l := s.lanes[key]
 	switch {
+	case s.youngAt[server] >= s.most(server):
+		return false
 	case l == nil:
 		return true
 	case l.young+l.old >= s.share():
 		return false
 	}
-	return !l.isSlow(now) || s.slowYoung < slowAtOnce
+	return !l.isSlow(now) || s.slowYoung < s.slowAtOnce(server)
 }
 
 func (l *lane) isSlow(now time.Time) bool {
@@ -95,26 +119,27 @@ func (s *slots) next(now time.Time) *waiter {
 	}
 	for i := range kinds {
 		k := (s.last + 1 + i) % kinds
-		w := s.waiting[k].next(func(t Tenant) bool { return s.mayGo(now, laneKey{t, k}) })
+		w := s.waiting[k].next(func(l *line) bool { return s.mayGo(now, laneKey{l.tenant, k}, l.waiting[0].server) })
 		if w != nil {
 			s.last = k
-			w.flight = s.begin(now, laneKey{w.tenant, k})
+			w.flight = s.begin(now, laneKey{w.tenant, k}, w.server)
 			return w
 		}
 	}
 	return nil
 }
 
-func (s *slots) begin(now time.Time, key laneKey) *flight {
+func (s *slots) begin(now time.Time, key laneKey, server string) *flight {
 	l := s.lanes[key]
 	if l == nil {
 		s.forgetIdle(now)
 		l = &lane{}
 		s.lanes[key] = l
 	}
-	f := &flight{lane: key, slowYoung: l.isSlow(now)}
+	f := &flight{lane: key, server: server, slowYoung: l.isSlow(now)}
 	l.young++
 	s.young++
+	s.youngAt[server]++
 	if f.slowYoung {
 		s.slowYoung++
 	}
@@ -152,6 +177,7 @@ func (s *slots) end(now time.Time, f *flight) {
 func (s *slots) leaveSlot(l *lane, f *flight) {
 	l.young--
 	s.young--
+	s.youngAt[f.server]--
 	if f.slowYoung {
 		s.slowYoung--
 	}

@@ -16,7 +16,7 @@ import (
 func TestSlotsBounds(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		tenants := rapid.SampledFrom([]int{1, 3, 40, 600}).Draw(rt, "tenants")
-		s := slots{lanes: map[laneKey]*lane{}}
+		s := newSlots()
 		now, order := epoch, uint64(0)
 		var flights []*flight
 		for range rapid.IntRange(1, 800).Draw(rt, "steps") {
@@ -60,7 +60,7 @@ func TestSlotsBounds(t *testing.T) {
 				rt.Fatalf("%d and %d under way, counted %d and %d", young, old, s.young, s.old)
 			case young > ForegroundAtOnce || len(flights) > overflow+ForegroundAtOnce:
 				rt.Fatalf("%d under way, %d slow", len(flights), old)
-			case s.slowYoung < 0 || s.slowYoung > slowAtOnce:
+			case s.slowYoung < 0 || s.slowYoung > ForegroundAtOnce/2:
 				rt.Fatalf("%d slots for slow tenants", s.slowYoung)
 			case len(flights) == 0 && waiting > 0:
 				rt.Fatalf("%d wait for nobody", waiting)

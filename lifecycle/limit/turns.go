@@ -2,14 +2,22 @@ package limit
 
 import (
 	"container/heap"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/queue"
 )
 
-// Tenant is whose request it is (C11): a namespace's job, all its allocations and tasks together.
-type Tenant struct{ Namespace, Job string }
+// Tenant is whose request it is (C11): a namespace's job, all its allocations and tasks together. Where requests go to
+// several servers, it is a tenant of its own at each.
+type Tenant struct{ Namespace, Job, Server string }
+
+// At is the tenant at a server.
+func (t Tenant) At(server string) Tenant {
+	t.Server = server
+	return t
+}
 
 // TenantOf is the tenant of a job's allocation. Without a job (an older version journalled none) each allocation is
 // a tenant of its own.
@@ -21,7 +29,7 @@ func TenantOf(namespace, job, alloc string) Tenant {
 	for _, sep := range []string{"/dispatch-", "/periodic-"} {
 		job, _, _ = strings.Cut(job, sep)
 	}
-	return Tenant{namespace, job}
+	return Tenant{Namespace: namespace, Job: job}
 }
 
 // roundTurns bounds the turns that tenants who come during a round may have in it, so that each round ends.
@@ -83,13 +91,16 @@ func (t *turns) remove(w *waiter) {
 	t.drop(l)
 }
 
+// any reports whether one of those that wait may send now.
+func (t *turns) any(may func(*line) bool) bool { return slices.ContainsFunc(t.order, may) }
+
 // next takes out whose turn it is, of the tenants that may send now; nil if none may.
-func (t *turns) next(may func(Tenant) bool) *waiter {
+func (t *turns) next(may func(*line) bool) *waiter {
 	var passed []*line
 	var found *waiter
 	for found == nil && len(t.order) > 0 {
 		l := heap.Pop(&t.order).(*line)
-		if may != nil && !may(l.tenant) {
+		if may != nil && !may(l) {
 			passed = append(passed, l)
 			continue
 		}
@@ -134,6 +145,7 @@ func (t *turns) waitingOf(who Tenant) int {
 // waiter is one request that waits.
 type waiter struct {
 	tenant Tenant
+	server string // of the foreground
 	due    time.Time
 	order  uint64 // of asking
 	asked  time.Time

@@ -14,12 +14,12 @@ func TestTenantOfTask(t *testing.T) {
 		namespace, job, alloc string
 		want                  Tenant
 	}{
-		{"n", "web", "a", Tenant{"n", "web"}},
-		{"n", "web", "b", Tenant{"n", "web"}},
-		{"m", "web", "b", Tenant{"m", "web"}},
-		{"n", "batch/dispatch-1700000000-abc", "c", Tenant{"n", "batch"}},
-		{"n", "nightly/periodic-1700000000", "d", Tenant{"n", "nightly"}},
-		{"", "", "e", Tenant{"", "allocation e"}}, // an older plugin's journal
+		{"n", "web", "a", Tenant{Namespace: "n", Job: "web"}},
+		{"n", "web", "b", Tenant{Namespace: "n", Job: "web"}},
+		{"m", "web", "b", Tenant{Namespace: "m", Job: "web"}},
+		{"n", "batch/dispatch-1700000000-abc", "c", Tenant{Namespace: "n", Job: "batch"}},
+		{"n", "nightly/periodic-1700000000", "d", Tenant{Namespace: "n", Job: "nightly"}},
+		{"", "", "e", Tenant{Namespace: "", Job: "allocation e"}}, // an older plugin's journal
 	} {
 		require.Equal(t, tt.want, TenantOf(tt.namespace, tt.job, tt.alloc))
 	}
@@ -95,7 +95,7 @@ func TestTurnsAreFair(t *testing.T) {
 				barred = who
 				delete(passed, who)
 			default:
-				w := q.next(func(t Tenant) bool { return t != barred })
+				w := q.next(func(l *line) bool { return l.tenant != barred })
 				if w == nil {
 					for t, n := range count {
 						if n > 0 && t != barred {
@@ -156,6 +156,7 @@ func TestTurnsEndARound(t *testing.T) {
 // The higher priority goes first; but one turn in lowerTurn goes to the lower ones, in turns, so that none
 // stops.
 func TestRanks(t *testing.T) {
+	anyLine := func(Priority, *line) bool { return true }
 	var r ranks
 	fill := func(u Priority, n int) {
 		for range n {
@@ -163,34 +164,34 @@ func TestRanks(t *testing.T) {
 		}
 	}
 	left := func() [priorities]int { return [priorities]int{r.turns[0].size, r.turns[1].size, r.turns[2].size} }
-	require.Nil(t, r.next())
+	require.Nil(t, r.next(anyLine))
 	fill(Renew, 100)
 	fill(Rotate, 10)
 	fill(Poll, 10)
 	for range 4 * lowerTurn {
-		require.NotNil(t, r.next())
+		require.NotNil(t, r.next(anyLine))
 	}
 	require.Equal(t, [priorities]int{100 - 4*(lowerTurn-1), 8, 8}, left())
 	for r.turns[Renew].size > 0 {
-		r.next()
+		r.next(anyLine)
 	}
 	fill(Rotate, 100)
 	looks := r.turns[Poll].size
 	for range 2 * lowerTurn {
-		r.next()
+		r.next(anyLine)
 	}
 	require.Equal(t, looks-2, r.turns[Poll].size)
 	for r.size() > 0 {
-		require.NotNil(t, r.next())
+		require.NotNil(t, r.next(anyLine))
 	}
 
 	// Where nothing of lower priority waits, no turn is saved up for it.
 	fill(Renew, 100)
 	for range 50 {
-		r.next()
+		r.next(anyLine)
 	}
 	fill(Poll, 10)
-	r.next()
+	r.next(anyLine)
 	require.Equal(t, 10, r.turns[Poll].size)
 }
 

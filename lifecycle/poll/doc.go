@@ -9,7 +9,8 @@
 //
 // Where the provider can wait (wait.go), a wait for another revision takes the place of a poll's read, and revisions that of
 // digests. It is sent with the rights of one subscriber; when that one leaves, is refused, or
-// gets no answer for what may be of its own (secrets.IsOfAsker), the next one's turn is at once.
+// gets no answer for what may be of its own (secrets.IsOfAsker), the next one's turn is at once. A wait takes a minute, less for a live
+// directory that needs looks more often (live.go), and hardly any time after a failure.
 //
 // A key with an owner, which is opaque here, is shared with nobody: it is of a secret that another token finds
 // something else at.

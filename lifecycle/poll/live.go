@@ -32,7 +32,7 @@ func (s *Subscription) Reading() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	path := s.path
-	if path == nil || path.waiter != nil { // who waits for a change has what is current
+	if path == nil || path.waiter != nil && path.failures == 0 { // who waits for a change has what is current
 		return false
 	}
 	now := time.Now()
@@ -95,7 +95,8 @@ func (path *polledPath) lookedLocked(digest string, sent time.Time, err error) (
 		return nil
 	}
 	for _, s := range path.subs {
-		if s.Looks != nil && (err != nil || digest == s.Seen) {
+		gone := s.Seen == Absent && digest == s.notified // by a revision, which its subscriber does not know
+		if s.Looks != nil && (err != nil || digest == s.Seen || gone) {
 			calls = append(calls, func() { s.Looks.Looked(sent, err) })
 		}
 	}

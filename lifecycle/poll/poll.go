@@ -81,6 +81,7 @@ type polledPath struct {
 	revision string
 	asking   *Subscription      // whose token a wait is under way with; nil: none is
 	stopWait context.CancelFunc // of that wait
+	waitsFor time.Duration      // how long it may take without a change
 	subs     []*Subscription    // the one whose token was good last comes first
 	// next is when the next poll is due; while one is under way, it is not in the queue.
 	next     time.Time
@@ -244,7 +245,7 @@ func (p *Poller) poll(path *polledPath, payer limit.Tenant) {
 // scheduleLocked sets when a path is polled next, counted from when its last poll was sent.
 func (p *Poller) scheduleLocked(path *polledPath, sent time.Time, interval time.Duration, failed bool) {
 	reading := false
-	if path.waiter == nil {
+	if path.waiter == nil || failed { // a wait has an end of its own
 		interval, reading = path.intervalLocked(interval, time.Now())
 	}
 	wait := interval

@@ -1,172 +1,19 @@
 package poll
 
 import (
-	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/bubble"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
-
-const testInterval = 10 * time.Second
-
-// kvServer is a server as polls see it: an answer a path, and the tokens that are good.
-type kvServer struct {
-	mu      sync.Mutex
-	content map[string]string
-	kind    secrets.Kind
-	refuse  map[string]error // by token
-	fail    error
-	latency time.Duration
-	changes func(now time.Time) time.Time // what is said of the next change
-	reads   []kvRead
-	now     int
-	most    int
-}
-
-type kvRead struct {
-	path, token string
-	at          time.Time
-}
-
-func (s *kvServer) read(ctx context.Context, tok secrets.Token, req secrets.Request) (secrets.Answer, error) {
-	s.mu.Lock()
-	s.reads = append(s.reads, kvRead{req.Path, tok.Value.Text(), time.Now()})
-	s.now++
-	s.most = max(s.most, s.now)
-	latency := s.latency
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.now--
-		s.mu.Unlock()
-	}()
-	select {
-	case <-time.After(latency):
-	case <-ctx.Done():
-		return secrets.Answer{}, secrets.Errorf(secrets.Outage, "%w", ctx.Err())
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fail != nil {
-		return secrets.Answer{}, s.fail
-	}
-	if err := s.refuse[tok.Value.Text()]; err != nil {
-		return secrets.Answer{}, err
-	}
-	var changes time.Time
-	if s.changes != nil {
-		changes = s.changes(time.Now())
-	}
-	content, ok := s.content[req.Path]
-	if !ok {
-		return secrets.Answer{}, secrets.Errorf(secrets.NotFound, "nothing at %s", req.Path)
-	}
-	return secrets.Answer{Kind: s.kind, Fields: secrets.NewFields(map[string]any{"v": content}), Changes: changes}, nil
-}
-
-// set changes the server under its lock.
-func (s *kvServer) set(change func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	change()
-}
-
-// taken gives the reads since it was last asked.
-func (s *kvServer) taken() []kvRead {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	reads := s.reads
-	s.reads = nil
-	return reads
-}
-
-// polling is a poller on a kvServer.
-type polling struct {
-	*Poller
-	server *kvServer
-}
-
-func newPolling(t *testing.T, rate float64) *polling {
-	s := &kvServer{content: map[string]string{}, refuse: map[string]error{}}
-	p := &polling{server: s}
-	var mu sync.Mutex
-	state := uint32(1)
-	p.Poller = New(Config{
-		Read:     s.read,
-		Limit:    limit.New(rate, nil),
-		Interval: testInterval,
-		Digest:   func(f secrets.Fields) string { v, _ := f.Lookup("v"); return v.(string) },
-		Random: func() float64 { // the same in every run
-			mu.Lock()
-			defer mu.Unlock()
-			state = state*1664525 + 1013904223
-			return float64(state>>8) / (1 << 24)
-		},
-		Log: hclog.NewNullLogger(),
-	})
-	t.Cleanup(p.Close)
-	return p
-}
-
-// watcher is a subscriber that counts its notifications.
-type watcher struct {
-	*Subscription
-	mu       sync.Mutex
-	notified int
-	lastAt   time.Time
-}
-
-func (p *polling) watch(path, token, seen string) *watcher {
-	w := &watcher{}
-	w.Subscription = p.Subscribe(Key{Path: path}, Subscriber{
-		Token:  func() (secrets.Token, bool) { return secrets.Token{Value: secrets.TextValue(token)}, token != "" },
-		Seen:   seen,
-		Notify: w.notify,
-	})
-	return w
-}
-
-func (w *watcher) notify() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.notified++
-	w.lastAt = time.Now()
-}
-
-// count is how often it was notified since it was last asked.
-func (w *watcher) count() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := w.notified
-	w.notified = 0
-	return n
-}
-
-// inBubble checks one example of rapid's in a bubble of its own. What is wrong with it is said
-// outside, on the goroutine that rapid can go on from: else it could not look for a simpler example.
-func inBubble(t *testing.T, rt *rapid.T, check func(t *testing.T, errorf func(string, ...any))) {
-	var wrong string
-	synctest.Test(t, func(t *testing.T) {
-		check(t, func(format string, args ...any) {
-			if wrong == "" {
-				wrong = fmt.Sprintf(format, args...)
-			}
-		})
-	})
-	if wrong != "" {
-		rt.Fatal(wrong)
-	}
-}
 
 // C5: one poll a path and interval, whatever number of tasks share it; T tasks with S secrets make S.
 func TestPollOncePerPath(t *testing.T) {
@@ -174,7 +21,7 @@ func TestPollOncePerPath(t *testing.T) {
 		tasks := rapid.IntRange(1, 20).Draw(rt, "tasks")
 		paths := rapid.IntRange(1, 40).Draw(rt, "secrets")
 		intervals := rapid.IntRange(1, 5).Draw(rt, "intervals")
-		inBubble(t, rt, func(t *testing.T, errorf func(string, ...any)) {
+		bubble.Check(t, rt, func(t *testing.T, errorf func(string, ...any)) {
 			p := newPolling(t, 1000)
 			for i := range paths {
 				path := fmt.Sprint("secret/", i)
@@ -383,18 +230,18 @@ func TestPollOutage(t *testing.T) {
 func TestPollHanging(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPolling(t, 1000)
-		p.server.latency = 24 * time.Hour
+		p.server.requests.Latency(24 * time.Hour)
 		w := p.watch("a", "T", "v1")
 		time.Sleep(10 * testInterval)
 		require.Zero(t, w.count())
 		synctest.Wait()
-		require.Equal(t, 1, p.server.most, "one in flight a path")
+		require.Equal(t, 1, p.server.requests.Most(), "one in flight a path")
 		for i := range 100 {
 			p.watch(fmt.Sprint(i), "T", "v1")
 		}
 		time.Sleep(testInterval)
 		synctest.Wait()
-		require.GreaterOrEqual(t, p.server.most, 100, "none holds up the others")
+		require.GreaterOrEqual(t, p.server.requests.Most(), 100, "none holds up the others")
 		start := time.Now()
 		p.Close()
 		require.Zero(t, time.Since(start))
@@ -500,9 +347,9 @@ func TestPollPinned(t *testing.T) {
 func TestPollSubscriptions(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := rapid.SliceOfN(rapid.IntRange(0, 7), 1, 60).Draw(rt, "steps")
-		inBubble(t, rt, func(t *testing.T, errorf func(string, ...any)) {
+		bubble.Check(t, rt, func(t *testing.T, errorf func(string, ...any)) {
 			p := newPolling(t, 1000)
-			p.server.latency = 30 * time.Millisecond
+			p.server.requests.Latency(30 * time.Millisecond)
 			subs := map[int][]*watcher{}
 			for _, step := range steps {
 				path := step % 3

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/contain"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
@@ -17,25 +16,14 @@ import (
 func (p *Poller) read(path *polledPath, payer limit.Tenant) (digest string, changes, sent time.Time, err error) {
 	p.mu.Lock()
 	due := path.next
-	subs := slices.Clone(path.subs)
 	p.mu.Unlock()
-	slices.SortStableFunc(subs, func(a, b *Subscription) int {
-		switch {
-		case a.Tenant == b.Tenant:
-			return 0
-		case a.Tenant == payer:
-			return -1
-		case b.Tenant == payer:
-			return 1
-		}
-		return 0
-	})
-
 	err = errors.New("no task that reads this path has a token now")
 	sent = time.Now()
 	turn := true // the payer's
 	outages := 0 // that may be of who asked
-	for _, s := range subs {
+	asked := map[*Subscription]bool{}
+	for s := p.unasked(path, payer, asked); s != nil; s = p.unasked(path, payer, asked) {
+		asked[s] = true
 		tok, ok := s.Token()
 		if !ok {
 			continue
@@ -50,7 +38,7 @@ func (p *Poller) read(path *polledPath, payer limit.Tenant) (digest string, chan
 		if path.waiter != nil {
 			digest, err = p.wait(path, s, tok)
 		} else {
-			digest, changes, err = p.readWith(tok, path.key, s.Task)
+			digest, changes, err = p.readWith(tok, path.key, s)
 		}
 		if errors.Is(err, errLeft) {
 			continue
@@ -76,25 +64,39 @@ func (p *Poller) read(path *polledPath, payer limit.Tenant) (digest string, chan
 	return digest, changes, sent, err
 }
 
-func (p *Poller) readWith(tok secrets.Token, key Key, task secrets.Task) (digest string, changes time.Time, err error) {
-	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
-	defer cancel()
-	defer func() {
-		if failed := contain.Of(recover()); failed != nil { // one path's answer is not the other polls' matter
-			p.cfg.Log.Error("a poll failed because of an error in this plugin; please report it", "error", failed, "stack", failed.Stack)
-			err = failed
+// unasked is whose turn is next: one of the payer's if there is one that was not asked. One that has joined meanwhile is among them.
+func (p *Poller) unasked(path *polledPath, payer limit.Tenant, asked map[*Subscription]bool) (next *Subscription) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range path.subs {
+		switch {
+		case asked[s]:
+		case s.Tenant == payer:
+			return s
+		case next == nil:
+			next = s
 		}
-	}()
-	answer, err := p.cfg.Read(ctx, tok, key.request(task))
-	if err != nil {
-		return "", changes, err
 	}
-	if answer.Kind != secrets.Static {
-		// The mount was replaced by one of another type. Each further read might make a credential.
-		p.cfg.Log.Warn("path no longer polled: it holds no static secret any more", "path", key.Path)
-		return digestForeign, changes, nil
-	}
-	return p.cfg.Digest(answer.Fields), answer.Changes, nil
+	return next
+}
+
+func (p *Poller) readWith(tok secrets.Token, key Key, s *Subscription) (digest string, changes time.Time, err error) {
+	ctx, cancel := context.WithTimeout(limit.For(p.ctx, s.Tenant), requestTimeout)
+	defer cancel()
+	digest, err = p.contained(key, func() (string, error) {
+		answer, err := p.cfg.Read(ctx, tok, key.request(s.Task))
+		switch {
+		case err != nil:
+			return "", err
+		case answer.Kind != secrets.Static:
+			// The mount was replaced by one of another type. Each further read might make a credential.
+			p.cfg.Log.Warn("path no longer polled: it holds no static secret any more", "path", key.Path)
+			return digestForeign, nil
+		}
+		changes = answer.Changes
+		return p.cfg.Digest(answer.Fields), nil
+	})
+	return digest, changes, err
 }
 
 // last puts a subscription whose token was no good at the end, so that the next poll begins with

@@ -94,6 +94,7 @@ func (p *Poller) subscribe(key Key, sub *Subscription) (behind bool) {
 		p.pullForwardLocked(path) // it was rescheduled for later, and the new subscriber's token may be good
 		p.wakeUp()
 	}
+	path.shortenLocked(s.Looks)
 	if !s.Changes.IsZero() && path.index >= 0 && (path.changes.IsZero() || s.Changes.Before(path.changes)) {
 		path.changes = s.Changes
 		if at := s.Changes.Add(afterChange); at.Before(path.next) {

@@ -23,17 +23,25 @@ type waitServer struct {
 	fail    error
 	refuse  map[string]error // by task
 	hasty   bool             // it answers at once, changed or not
-	asked   []string         // of each wait: by which task, and since when
+	panics  bool
+	bounded bool     // it answers when the wait has taken as long as it may
+	asked   []string // of each wait: by which task, and since when
 	changed chan struct{}
 }
 
-func (s *waitServer) Wait(ctx context.Context, _ secrets.Token, req secrets.Request, since string) (string, error) {
+func (s *waitServer) Wait(ctx context.Context, _ secrets.Token, req secrets.Request, since string, atMost time.Duration) (string, error) {
+	var over <-chan time.Time
+	if s.bounded {
+		over = time.After(atMost)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, req.Task.Name+" "+since)
 	for {
 		revision := fmt.Sprint(s.now)
 		switch {
+		case s.panics:
+			panic("a wait")
 		case s.fail != nil:
 			return "", s.fail
 		case s.refuse[req.Task.Name] != nil:
@@ -47,6 +55,9 @@ func (s *waitServer) Wait(ctx context.Context, _ secrets.Token, req secrets.Requ
 		s.mu.Unlock()
 		select {
 		case <-changed:
+		case <-over:
+			s.mu.Lock()
+			return revision, nil
 		case <-ctx.Done():
 		}
 		s.mu.Lock()
@@ -173,8 +184,11 @@ func TestWaitGoesToTheNext(t *testing.T) {
 func TestWaitOutageOfOne(t *testing.T) {
 	inWaiting(t, func(t *testing.T, w *waiting) {
 		ofAsker := &secrets.Error{Kind: secrets.Outage, OfAsker: true, Err: errors.New("the allocation has ended")}
-		w.server.refuse["a"] = ofAsker
-		a, b := w.watch("a", "1"), w.watch("b", "1")
+		a := w.watch("a", "1")
+		settle(time.Second)
+		b := w.watch("b", "1") // while a waits
+		settle(time.Second)
+		w.server.set(func() { w.server.refuse["a"] = ofAsker })
 		settle(time.Second)
 		require.Equal(t, []string{"a 1", "b 1"}, w.server.taken())
 		w.server.set(func() { w.server.refuse["b"] = ofAsker })
@@ -248,5 +262,102 @@ func TestWaitIsPaced(t *testing.T) {
 		settle(time.Minute)
 		require.InDelta(t, 60, len(w.server.taken()), 2)
 		require.Zero(t, a.count())
+	})
+}
+
+// What is in a live directory is looked at as often as that needs, though another task has the wait already; and soon after an
+// outage, all the more while somebody reads. One whose secret is gone is told so, too.
+func TestWaitOfALiveDirectory(t *testing.T) {
+	inWaiting(t, func(t *testing.T, w *waiting) {
+		w.server.bounded = true
+		w.watch("other", "1")
+		settle(time.Second)
+		require.Equal(t, []string{"other 1"}, w.server.taken())
+
+		const every = 2 * time.Second
+		var mu sync.Mutex
+		looked, failed := time.Now(), 0
+		sub := w.Subscribe(Key{Provider: "store", Path: "a"}, Subscriber{
+			Token: func() (secrets.Token, bool) { return secrets.Token{}, true },
+			Task:  secrets.Task{Name: "live"}, Seen: "1", Notify: func() {},
+			Looks: &Looks{Every: every, Looked: func(sent time.Time, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					failed++
+				} else {
+					looked = sent
+				}
+			}},
+		})
+		age := func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Since(looked)
+		}
+		for range 100 {
+			settle(time.Second)
+			require.LessOrEqual(t, age(), 2*every, "a third of how long it may be served is one wait")
+		}
+		require.InDelta(t, 50, len(w.server.taken()), 2)
+		require.False(t, sub.Reading(), "who waits has what is current")
+
+		w.server.set(func() { w.server.fail = errAway })
+		settle(10 * testInterval)
+		w.server.taken()
+		require.Positive(t, failed)
+		require.True(t, sub.Reading())
+		settle(time.Second)
+		require.NotEmpty(t, w.server.taken(), "somebody reads")
+		for range 10 {
+			sub.Reading()
+			settle(time.Second)
+		}
+		require.InDelta(t, 10, len(w.server.taken()), 2)
+		w.server.set(func() { w.server.fail = nil })
+		settle(3 * time.Second)
+		require.LessOrEqual(t, age(), 2*every)
+
+		w.server.set(func() { w.server.now = 2 }) // of a revision that means: nothing
+		settle(time.Second)
+		sub.MarkSeen(Absent)
+		settle(time.Minute)
+		require.LessOrEqual(t, age(), 2*every)
+	})
+}
+
+// After an outage a wait first finds out whether the server is back, and does not take as long as others.
+func TestWaitAfterAnOutage(t *testing.T) {
+	inWaiting(t, func(t *testing.T, w *waiting) {
+		w.server.bounded = true
+		var back time.Time
+		w.Subscribe(Key{Provider: "store", Path: "a"}, Subscriber{
+			Token: func() (secrets.Token, bool) { return secrets.Token{}, true },
+			Task:  secrets.Task{Name: "a"}, Seen: "1", Notify: func() {},
+			Answered: func(failures int, _ error) {
+				if failures == 0 {
+					back = time.Now()
+				}
+			},
+		})
+		settle(time.Second)
+		w.server.set(func() { w.server.fail = errAway })
+		settle(testInterval / 2)
+		w.server.set(func() { w.server.fail = nil })
+		now := time.Now()
+		settle(testInterval + time.Minute)
+		require.LessOrEqual(t, back.Sub(now), testInterval+betweenWaits)
+	})
+}
+
+// A panic in a provider is not the other polls' matter (C14).
+func TestWaitThatPanics(t *testing.T) {
+	inWaiting(t, func(t *testing.T, w *waiting) {
+		w.server.panics = true
+		a := w.watch("a", "1")
+		settle(time.Second)
+		w.server.set(func() { w.server.panics, w.server.now = false, 2 })
+		settle(2 * testInterval)
+		require.Equal(t, 1, a.count())
 	})
 }

@@ -34,6 +34,7 @@ func TestRevocationsOfAMissingProvider(t *testing.T) {
 		require.Equal(t, 1, o.left(), "the one that has not ended by itself")
 		require.Empty(t, o.refusals())
 		require.Empty(t, o.server.calls, "no other provider is asked with its token")
+		synctest.Wait() // nobody looks at it now
 		o.without = ""
 		o.restart()
 		time.Sleep(time.Minute)

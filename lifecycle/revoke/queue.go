@@ -180,7 +180,7 @@ func (q *Queue) run(id journal.PendingID) {
 		q.remove(id)
 		return
 	case err != nil:
-		q.cfg.Log.Error("a pending revocation is damaged, its tokens included: its leases end by their TTL", "error", err)
+		q.cfg.Log.Error("a pending revocation is damaged, and no token can be revoked in its place: its leases end by their TTL", "error", err)
 		q.remove(id)
 		return
 	}
@@ -193,11 +193,11 @@ func (q *Queue) run(id journal.PendingID) {
 			"alloc_id", r.task.AllocID, "task", r.task.Name, "servers", r.servers, "address", address)
 	}
 	began, leases, tokens := time.Now(), len(r.leases), len(r.revoke)
-	q.update(id, r.tell)
+	q.update(id, r.describe)
 	try := 0
 	for ; !q.attempt(r); try++ {
 		q.update(id, func(s *Status) {
-			r.tell(s)
+			r.describe(s)
 			s.Attempts = try + 1
 		})
 		if !q.pause(try) {

@@ -1,19 +1,14 @@
 package revoke
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -22,199 +17,8 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-var testTask = journal.Task{Driver: "docker", AllocID: "0c5d6f4e", Name: "web", ID: "0c5d6f4e/web/1", AllocIndex: 2, Dir: "/alloc/web"}
-
-// leaseServer is a server as a Queue sees it: it knows tokens and the leases under them.
-type leaseServer struct {
-	mu      sync.Mutex
-	tokens  map[string]tokenRights // by value; what is not here has ended
-	leases  map[secrets.LeaseID]string
-	fail    error // if set, the answer to everything
-	latency time.Duration
-	calls   []string
-	now     int
-	most    int // calls at once
-}
-
-type tokenRights struct{ revokes bool }
-
-var (
-	errAway   = secrets.Errorf(secrets.Outage, "connection refused")
-	errDenied = secrets.Errorf(secrets.Refused, "permission denied")
-)
-
-func newLeaseServer() *leaseServer {
-	return &leaseServer{tokens: map[string]tokenRights{}, leases: map[secrets.LeaseID]string{}}
-}
-
-func (s *leaseServer) call(ctx context.Context, name string, do func() error) error {
-	s.mu.Lock()
-	s.calls = append(s.calls, name)
-	s.now++
-	s.most = max(s.most, s.now)
-	latency := s.latency
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		s.now--
-		s.mu.Unlock()
-	}()
-	select {
-	case <-time.After(latency):
-	case <-ctx.Done():
-		return secrets.Errorf(secrets.Outage, "%w", ctx.Err())
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fail != nil {
-		return s.fail
-	}
-	return do()
-}
-
-func (s *leaseServer) Revoke(ctx context.Context, tok secrets.Token, _ string, id secrets.LeaseID) error {
-	return s.call(ctx, "revoke "+string(id)+" with "+tok.Value.Text(), func() error {
-		if t, ok := s.tokens[tok.Value.Text()]; !ok || !t.revokes {
-			return errDenied
-		}
-		delete(s.leases, id)
-		return nil
-	})
-}
-
-func (s *leaseServer) RevokeToken(ctx context.Context, tok secrets.Token, _ string) error {
-	return s.call(ctx, "revoke token "+tok.Value.Text(), func() error {
-		delete(s.tokens, tok.Value.Text())
-		for id, under := range s.leases {
-			if under == tok.Value.Text() {
-				delete(s.leases, id)
-			}
-		}
-		return nil
-	})
-}
-
-func (s *leaseServer) LookupToken(ctx context.Context, tok secrets.Token, _ string) (secrets.Token, error) {
-	return tok, s.call(ctx, "look up "+tok.Value.Text(), func() error {
-		if _, ok := s.tokens[tok.Value.Text()]; !ok {
-			return secrets.Errorf(secrets.Gone, "the token has ended")
-		}
-		return nil
-	})
-}
-
-func (s *leaseServer) answer(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fail = err
-}
-
-func (s *leaseServer) leasesAlive() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var ids []string
-	for id := range s.leases {
-		ids = append(ids, string(id))
-	}
-	return ids
-}
-
-func (s *leaseServer) tokensAlive() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.tokens))
-}
-
-// taken gives the calls since it was last asked, sorted.
-func (s *leaseServer) taken() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	calls := s.calls
-	s.calls = nil
-	slices.Sort(calls)
-	return calls
-}
-
-// queueTest is a state directory, a server and the queue between them.
-type queueTest struct {
-	t        *testing.T
-	stateDir string
-	server   *leaseServer
-	address  string // the server's
-	without  string // a provider that there is not
-	*Queue
-	mu      sync.Mutex
-	refused []error
-}
-
-func newQueueTest(t *testing.T) *queueTest {
-	o := &queueTest{t: t, stateDir: newStateDir(t), server: newLeaseServer(), address: "https://one"}
-	o.restart()
-	t.Cleanup(func() { o.Close() })
-	return o
-}
-
-// restart is what a restart of the plugin does; what is under way is cut off.
-func (o *queueTest) restart() {
-	if o.Queue != nil {
-		o.Close()
-	}
-	address := o.address
-	var err error
-	o.Queue, err = New(Config{
-		StateDir: o.stateDir,
-		Provider: func(name string) Provider {
-			if o.without != "" && name == o.without {
-				return Provider{}
-			}
-			return Provider{Tokens: o.server, Leases: o.server, Server: address}
-		},
-		Limit:  limit.New(1, nil),
-		Random: func() float64 { return 0.5 },
-		Refused: func(_ journal.Task, _ string, err error) {
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			o.refused = append(o.refused, err)
-		},
-		Log: hclog.NewNullLogger(),
-	})
-	require.NoError(o.t, err)
-}
-
-// task journals a task with a token, whose name is its id and value, and leases under it.
-func (o *queueTest) task(src journal.TokenSource, token string, rights tokenRights, leases ...secrets.LeaseID) *journal.Journal {
-	j, err := journal.Create(o.stateDir, journal.Entry{Task: testTask, TokenSource: src})
-	require.NoError(o.t, err)
-	o.token(j, src, token, rights, leases...)
-	time.Sleep(time.Minute) // so that the token is beyond doubt
-	return j
-}
-
-func (o *queueTest) token(j *journal.Journal, src journal.TokenSource, token string, rights tokenRights, leases ...secrets.LeaseID) {
-	require.NoError(o.t, j.SaveToken(src, secrets.Token{Value: secrets.TextValue(token), ID: token, Server: o.address}))
-	o.server.mu.Lock()
-	defer o.server.mu.Unlock()
-	o.server.tokens[token] = rights
-	for _, id := range leases {
-		o.server.leases[id] = token
-		require.NoError(o.t, j.AddLease(journal.Lease{ID: id, TokenID: token}))
-	}
-}
-
-func (o *queueTest) refusals() []error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.refused
-}
-
-func (o *queueTest) left() int {
-	left, err := os.ReadDir(filepath.Join(o.stateDir, ".owed"))
-	require.NoError(o.t, err)
-	return len(left)
-}
-
 // E1: at a task's end its leases are revoked at once; a token of ours takes all under it along.
-func TestOweIdentity(t *testing.T) {
+func TestRevokeIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{}, "a", "b")
@@ -234,8 +38,8 @@ func TestOweIdentity(t *testing.T) {
 	})
 }
 
-// E1; README, "Whose token": Nomad owns a vault block's token: leases are revoked one by one, and it lives on.
-func TestOweVaultBlock(t *testing.T) {
+// E1; docs/vault.md, "Whose token": Nomad owns a vault block's token: leases are revoked one by one, and it lives on.
+func TestRevokeVaultBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		o.task(journal.FromVaultBlock, "T", tokenRights{revokes: true}, "a", "b")
@@ -248,7 +52,7 @@ func TestOweVaultBlock(t *testing.T) {
 }
 
 // E1: if the server is away, later, also across restarts of the plugin.
-func TestOweOutage(t *testing.T) {
+func TestRevokeOutage(t *testing.T) {
 	for _, src := range []journal.TokenSource{journal.FromIdentity, journal.FromVaultBlock} {
 		synctest.Test(t, func(t *testing.T) {
 			o := newQueueTest(t)
@@ -272,23 +76,21 @@ func TestOweOutage(t *testing.T) {
 }
 
 // A server that takes connections and never answers is away, and blocks nothing for ever.
-func TestOweHanging(t *testing.T) {
+func TestRevokeHanging(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{}, "a")
-		o.server.latency = 24 * time.Hour
+		o.server.requests.Latency(24 * time.Hour)
 		require.NoError(t, o.Enqueue(j))
 		time.Sleep(time.Hour)
-		o.server.mu.Lock()
-		o.server.latency = 0
-		o.server.mu.Unlock()
+		o.server.requests.Latency(0)
 		time.Sleep(retryMax + revokeTimeout)
 		require.Empty(t, o.server.leasesAlive())
 	})
 }
 
 // A revocation ends by itself when what is to be revoked does.
-func TestOweEndsByItself(t *testing.T) {
+func TestRevokeEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromVaultBlock, "T", tokenRights{revokes: true})
@@ -304,7 +106,7 @@ func TestOweEndsByItself(t *testing.T) {
 }
 
 // A refusal is reported once a task, and the lease left to its TTL (docs/nomad.md, "Tokens").
-func TestOweRefused(t *testing.T) {
+func TestRevokeRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromVaultBlock, "T", tokenRights{}, "a", "b", "c")
@@ -321,7 +123,7 @@ func TestOweRefused(t *testing.T) {
 }
 
 // A refusal of a new token may be a standby that has not heard of it yet (S2).
-func TestOweRefusedByStandby(t *testing.T) {
+func TestRevokeRefusedByStandby(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromVaultBlock, "T", tokenRights{})
@@ -337,7 +139,7 @@ func TestOweRefusedByStandby(t *testing.T) {
 }
 
 // A token that has ended took its leases along: nothing is left to revoke or to report.
-func TestOweUnderEndedToken(t *testing.T) {
+func TestRevokeUnderEndedToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromVaultBlock, "T", tokenRights{revokes: true}, "a")
@@ -351,7 +153,7 @@ func TestOweUnderEndedToken(t *testing.T) {
 }
 
 // That another token has ended says nothing of a lease whose own token lives.
-func TestOweAnotherTokenEnded(t *testing.T) {
+func TestRevokeAnotherTokenEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromVaultBlock, "T", tokenRights{}, "a")
@@ -365,7 +167,7 @@ func TestOweAnotherTokenEnded(t *testing.T) {
 }
 
 // A token that was just revoked is not asked with any more.
-func TestOweRevokedTokenIsNotUsed(t *testing.T) {
+func TestRevokedTokenIsNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{}, "a")
@@ -378,14 +180,14 @@ func TestOweRevokedTokenIsNotUsed(t *testing.T) {
 }
 
 // A request that close cuts short proves nothing, not even of what has ended by the clock.
-func TestOweCutShort(t *testing.T) {
+func TestRevokeCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{}, "a")
 		require.NoError(t, j.SaveToken(journal.FromIdentity, secrets.Token{
 			Value: secrets.TextValue("T"), ID: "T", Expires: time.Now().Add(time.Second),
 		}))
-		o.server.latency = 24 * time.Hour
+		o.server.requests.Latency(24 * time.Hour)
 		require.NoError(t, o.Enqueue(j))
 		time.Sleep(2 * time.Second)
 		o.Close()
@@ -394,7 +196,7 @@ func TestOweCutShort(t *testing.T) {
 }
 
 // What one token of the task may not, another may.
-func TestOweAnotherToken(t *testing.T) {
+func TestRevokeAnotherToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromVaultBlock, "T", tokenRights{}, "a")
@@ -409,7 +211,7 @@ func TestOweAnotherToken(t *testing.T) {
 }
 
 // C2: after a rotation the old lease is revoked, and the task, its token and its other leases go on.
-func TestOweLeases(t *testing.T) {
+func TestRevokeLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{revokes: true}, "old", "new")
@@ -435,7 +237,7 @@ func TestOweLeases(t *testing.T) {
 }
 
 // Of a task that has logged in again the old token is revoked, with its leases.
-func TestOweToken(t *testing.T) {
+func TestRevokeToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{}, "a")
@@ -453,7 +255,7 @@ func TestOweToken(t *testing.T) {
 }
 
 // What a newer plugin wrote is left to it; what is damaged is dropped once its token is revoked, and nothing else suffers.
-func TestOweUnreadable(t *testing.T) {
+func TestRevokeUnreadable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		for _, content := range []string{`{"Version":1,"Ta`, `{"Version":99}`} {
@@ -474,10 +276,10 @@ func TestOweUnreadable(t *testing.T) {
 
 // Any number of tasks may end at once: the server sees 16 requests at a time (C11), and the
 // background's request rate is not theirs.
-func TestOweManyAtOnce(t *testing.T) {
+func TestRevokeManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
-		o.server.latency = 50 * time.Millisecond
+		o.server.requests.Latency(50 * time.Millisecond)
 		var journals []*journal.Journal
 		for i := range 200 {
 			task := journal.Task{AllocID: fmt.Sprint(i), Name: "web"}
@@ -496,12 +298,12 @@ func TestOweManyAtOnce(t *testing.T) {
 		}
 		require.Empty(t, o.server.leasesAlive())
 		require.Less(t, time.Since(start), 5*time.Second)
-		require.Equal(t, limit.ForegroundAtOnce, o.server.most)
+		require.Equal(t, limit.ForegroundAtOnce, o.server.requests.Most())
 	})
 }
 
 // After Close nothing is lost: the next process revokes.
-func TestOweAfterClose(t *testing.T) {
+func TestRevokeAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{}, "a")
@@ -514,7 +316,7 @@ func TestOweAfterClose(t *testing.T) {
 	})
 }
 
-func TestDebtBackoff(t *testing.T) {
+func TestRevokeBackoff(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		try := rapid.IntRange(0, 1000).Draw(t, "try")
 		r := rapid.SampledFrom([]float64{0, 0.01, 0.5, 0.99}).Draw(t, "r")

@@ -3,6 +3,7 @@ package revoke
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -15,7 +16,7 @@ import (
 )
 
 // E1: a revocation that cannot be read for want of descriptors is read when there are some.
-func TestOweDescriptorsRunOut(t *testing.T) {
+func TestRevokeDescriptorsRunOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{}, "a", "b")
@@ -38,7 +39,7 @@ func TestOweDescriptorsRunOut(t *testing.T) {
 
 // E1: of a journal whose entry is damaged the tokens are revoked all the same, in their namespace; without tokens
 // there is nothing left to do.
-func TestOweDamaged(t *testing.T) {
+func TestRevokeDamaged(t *testing.T) {
 	for name, damage := range map[string]struct {
 		files  []string
 		revoke bool
@@ -68,9 +69,49 @@ func TestOweDamaged(t *testing.T) {
 	}
 }
 
+// A pending revocation of single leases has copies of a running task's tokens. They are not revoked where its entry is damaged, be it that the
+// leases then live to their TTL. Where it is not, one of the version before, whose token file does not say so, is run as ever.
+func TestRevokeDamagedWithARunningTasksToken(t *testing.T) {
+	for name, damage := range map[string]struct {
+		file, content string
+		alive         []string
+	}{
+		"the entry":            {"entry.json", `{"Version":1,"Task":{"Dri`, []string{"a", "b"}},
+		"the version before's": {"tokens.json", "", []string{"b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newQueueTest(t)
+				j := o.task(journal.FromIdentity, "T", tokenRights{revokes: true}, "a", "b")
+				o.server.answer(errAway)
+				require.NoError(t, o.EnqueueLeases(j, "a"))
+				synctest.Wait()
+				o.Close()
+				files, err := filepath.Glob(filepath.Join(o.stateDir, ".owed", "*", damage.file))
+				require.NoError(t, err)
+				require.Len(t, files, 1)
+				content := damage.content
+				if content == "" {
+					b, err := os.ReadFile(files[0])
+					require.NoError(t, err)
+					content = strings.Replace(string(b), `"KeepTokens":true,`, "", 1)
+					require.NotEqual(t, string(b), content)
+				}
+				require.NoError(t, os.WriteFile(files[0], []byte(content), 0o600))
+				o.server.answer(nil)
+				o.restart()
+				time.Sleep(time.Minute)
+				require.Contains(t, o.server.tokensAlive(), "T")
+				require.ElementsMatch(t, damage.alive, o.server.leasesAlive())
+				require.Zero(t, o.left())
+			})
+		})
+	}
+}
+
 // E1: what another server knows is not asked of this one, whose 403 would mean nothing, and waits until that is the
 // plugin's again; without an address everything waits.
-func TestOweAnotherServer(t *testing.T) {
+func TestRevokeAnotherServer(t *testing.T) {
 	for name, address := range map[string]string{"another address": "https://two", "no address": ""} {
 		for _, src := range []journal.TokenSource{journal.FromIdentity, journal.FromVaultBlock} {
 			t.Run(name+", "+string(src), func(t *testing.T) {
@@ -105,7 +146,7 @@ func TestOweAnotherServer(t *testing.T) {
 }
 
 // What another server knows and has ended by itself is not waited for.
-func TestOweAnotherServerEnded(t *testing.T) {
+func TestRevokeAnotherServerEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newQueueTest(t)
 		j := o.task(journal.FromIdentity, "T", tokenRights{})

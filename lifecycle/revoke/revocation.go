@@ -232,12 +232,13 @@ func (q *Queue) lookup(r *revocation, t journal.Token) (tok secrets.Token, err e
 // request makes one request in the foreground: outside the request rate, one of a few at once, and in turns
 // with those of other tenants.
 func (q *Queue) request(r *revocation, provider string, do func(context.Context) error) error {
-	release, err := q.cfg.Limit.Foreground(q.ctx, limit.TenantOf(r.task.Namespace, r.task.JobID, r.task.AllocID), limit.ForRevocation)
+	tenant := limit.TenantOf(r.task.Namespace, r.task.JobID, r.task.AllocID)
+	release, err := q.cfg.Limit.Foreground(q.ctx, tenant.At(provider), limit.ForRevocation)
 	if err != nil {
 		return err
 	}
 	defer release()
-	ctx, cancel := context.WithTimeout(q.ctx, revokeTimeout)
+	ctx, cancel := context.WithTimeout(limit.For(q.ctx, tenant), revokeTimeout)
 	defer cancel()
 	err = do(ctx)
 	if q.cfg.Answered != nil && q.ctx.Err() == nil {

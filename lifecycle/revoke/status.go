@@ -89,7 +89,7 @@ func (q *Queue) over(id journal.PendingID) {
 	q.changed = make(chan struct{})
 }
 
-// tell notes what is left of a revocation after an attempt.
-func (r *revocation) tell(s *Status) {
+// describe notes what is left of a revocation after an attempt.
+func (r *revocation) describe(s *Status) {
 	s.Task, s.Leases, s.Tokens, s.Err = r.task, len(r.leases), len(r.revoke), secrets.ShortError(r.err)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -81,7 +82,7 @@ func (p place) ready(top, dir *os.File) (bool, error) {
 	}
 	if p.shared {
 		// A process that was killed may have mounted it, and no more. Where it is shared, this does nothing.
-		if err := unix.Mount("", procPath(dir), "", unix.MS_SHARED, ""); err != nil {
+		if err := unix.Mount("", beneath.PathOf(dir), "", unix.MS_SHARED, ""); err != nil {
 			return false, fmt.Errorf("make %s a shared mount: %w; let the agent mount file systems (CAP_SYS_ADMIN)", p.name, err)
 		}
 	}
@@ -152,7 +153,7 @@ func (p place) mount(dir *os.File) error {
 		options += fmt.Sprintf(",nr_inodes=%d", p.inodes)
 	}
 	mount := func(options string) error {
-		return unix.Mount("nomad-driver-secrets", procPath(dir), "tmpfs", mountFlags, options)
+		return unix.Mount("nomad-driver-secrets", beneath.PathOf(dir), "tmpfs", mountFlags, options)
 	}
 	// Kernels before 6.4 do not know noswap, and nor does one that is asked from within a user namespace.
 	if err := mount(options + ",noswap"); !errors.Is(err, unix.EINVAL) {
@@ -182,7 +183,7 @@ func (p place) remount(dir *os.File) error {
 	if p.inodes > 0 {
 		options += fmt.Sprintf(",nr_inodes=%d", p.inodes)
 	}
-	if err := unix.Mount("", procPath(dir), "", unix.MS_REMOUNT|mountFlags, options); err != nil {
+	if err := unix.Mount("", beneath.PathOf(dir), "", unix.MS_REMOUNT|mountFlags, options); err != nil {
 		return fmt.Errorf("give %s its mount options again, which a container has changed: %w", p.name, err)
 	}
 	return nil
@@ -242,14 +243,11 @@ func openDir(in *os.File, name string) (*os.File, error) {
 
 // own makes a directory ours, with mode.
 func own(dir *os.File, mode uint32) error {
-	if err := os.Chown(procPath(dir), os.Geteuid(), os.Getegid()); err != nil {
+	if err := os.Chown(beneath.PathOf(dir), os.Geteuid(), os.Getegid()); err != nil {
 		return fmt.Errorf("make %s root's: %w", dir.Name(), err)
 	}
-	if err := os.Chmod(procPath(dir), os.FileMode(mode)); err != nil {
+	if err := os.Chmod(beneath.PathOf(dir), os.FileMode(mode)); err != nil {
 		return fmt.Errorf("set the mode of %s: %w", dir.Name(), err)
 	}
 	return nil
 }
-
-// procPath is a path that leads to what a descriptor is of, and to nothing else.
-func procPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }

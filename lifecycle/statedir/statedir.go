@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/rootonly"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 )
 
 // The names below the state directory.
@@ -96,7 +97,7 @@ func (d *Dir) letThrough(top *os.File) error {
 	if st.Mode&0o011 == 0o011 {
 		return nil
 	}
-	if err := os.Chmod(procPath(top), os.FileMode(st.Mode&0o777|0o011)); err != nil {
+	if err := os.Chmod(beneath.PathOf(top), os.FileMode(st.Mode&0o777|0o011)); err != nil {
 		return fmt.Errorf("let other users go through %s: %w", d.path, err)
 	}
 	return nil

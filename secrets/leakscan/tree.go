@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -171,7 +172,7 @@ func (w *walk) leaveOut(f *os.File, path string, kind uint32) string {
 const dirBatch = 1024
 
 func (w *walk) dir(f *os.File, path string, depth int) error {
-	d, err := os.Open(procPath(f))
+	d, err := os.Open(beneath.PathOf(f))
 	if err != nil {
 		w.note(path, err)
 		return nil
@@ -214,7 +215,7 @@ func (w *walk) file(f *os.File, path string, size int64) error {
 	if on.Type == unix.NSFS_MAGIC { // a namespace looks like a file, and has no content
 		return w.v.visit(path, strings.NewReader(""))
 	}
-	content, err := os.OpenFile(procPath(f), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	content, err := os.OpenFile(beneath.PathOf(f), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -254,9 +255,6 @@ func openPath(dir int, name string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
-
-// procPath leads to what a descriptor is of, and to nothing else.
-func procPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
 // mount tells mounts apart. Kernels before 5.8 do not number them; there bind mounts within one device look like one.
 type mount struct{ device, id uint64 }

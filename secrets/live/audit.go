@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,7 +24,7 @@ type AuditLine struct {
 	Field  string    `json:"field,omitempty"`
 	UID    uint32    `json:"uid"`
 	PID    uint32    `json:"pid"`
-	Result string    `json:"result"` // ok, unknown, stale; lost: Count lines could not be kept
+	Result string    `json:"result"` // ok, unknown, stale, full; lost: Count lines could not be kept
 	Count  int       `json:"count,omitempty"`
 }
 
@@ -32,9 +33,12 @@ type Audit struct {
 	path string
 	max  int64
 
-	mu   sync.Mutex
-	file *os.File
-	size int64
+	mu     sync.Mutex // guards the rest
+	file   *os.File   // nil: it could not be opened again
+	size   int64
+	lost   int  // lines since it cannot be written
+	torn   bool // a line is there in part
+	closed bool
 }
 
 // OpenAudit appends to the log at path. Its directory must be root's alone.
@@ -43,13 +47,16 @@ func OpenAudit(path string) (*Audit, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	return a, a.open()
+	if err := a.open(); err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	return a, nil
 }
 
 func (a *Audit) open() error {
 	f, err := os.OpenFile(a.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("audit log: %w", err)
+		return err
 	}
 	info, err := f.Stat()
 	if err == nil {
@@ -57,14 +64,39 @@ func (a *Audit) open() error {
 	}
 	if err != nil {
 		_ = f.Close()
-		return fmt.Errorf("audit log %s: %w", a.path, err)
+		return fmt.Errorf("%s: %w", a.path, err)
 	}
 	a.file, a.size = f, info.Size()
 	return nil
 }
 
-// Write appends lines. A log that cannot be written is told once in the error of each call; nothing waits for it.
+// Write appends lines. An error is told once, for a full disk may fail many calls: those that are lost are counted in the first
+// line after it.
 func (a *Audit) Write(lines ...AuditLine) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return errors.New("audit log: closed")
+	}
+	before := a.lost
+	if before > 0 {
+		lines = append([]AuditLine{{Time: time.Now().UTC(), Result: "lost", Count: before}}, lines...)
+	}
+	if err := a.append(lines); err != nil {
+		a.lost = 0
+		for _, l := range lines {
+			a.lost += max(1, l.Count)
+		}
+		if before == 0 {
+			return fmt.Errorf("audit log: %w", err)
+		}
+		return nil
+	}
+	a.lost = 0
+	return nil
+}
+
+func (a *Audit) append(lines []AuditLine) error {
 	var all []byte
 	for _, l := range lines {
 		b, err := json.Marshal(l)
@@ -73,30 +105,34 @@ func (a *Audit) Write(lines ...AuditLine) error {
 		}
 		all = append(append(all, b...), '\n')
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.file == nil {
-		return errors.New("audit log: closed")
+		if err := a.open(); err != nil {
+			return err
+		}
 	}
 	if a.size > 0 && a.size+int64(len(all)) > a.max {
 		if err := a.rotate(); err != nil {
 			return err
 		}
 	}
+	if a.torn {
+		all = append([]byte{'\n'}, all...)
+	}
 	n, err := a.file.Write(all)
 	a.size += int64(n)
-	if err != nil {
-		return fmt.Errorf("audit log: %w", err)
+	if n > 0 {
+		a.torn = n < len(all)
 	}
-	return nil
+	return err
 }
 
 func (a *Audit) rotate() error {
-	if err := os.Rename(a.path, a.path+".1"); err != nil {
-		return fmt.Errorf("audit log: %w", err)
+	// Somebody may have moved it away, as programs do that rotate logs.
+	if err := os.Rename(a.path, a.path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	_ = a.file.Close()
-	a.file = nil
+	a.file, a.torn = nil, false
 	return a.open()
 }
 
@@ -104,6 +140,7 @@ func (a *Audit) rotate() error {
 func (a *Audit) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.closed = true
 	if a.file == nil {
 		return nil
 	}

@@ -1,12 +1,12 @@
 package live
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,19 +30,52 @@ func leaveCgroup(pid int) error {
 	if err != nil {
 		return err
 	}
-	own, err := ownCgroups()
+	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return err
 	}
-	var errs []error
+	return joinOwnCgroup(hierarchies(mounts, string(own)), pid)
+}
+
+// hierarchies are where the hierarchies are mounted that this process is in: the one of version 2, those of version 1, or, on a
+// machine that has both, all of them. own is /proc/self/cgroup.
+func hierarchies(mounts []mountinfo.Mount, own string) []string {
+	names := version1(own)
+	var tops []string
 	for _, m := range mounts {
-		if m.Type != "cgroup" && m.Type != "cgroup2" {
-			continue
+		switch m.Type {
+		case "cgroup2":
+			tops = append(tops, m.Point)
+		case "cgroup":
+			// Its directory is named after its controllers: "cpu,cpuacct", in whatever order. A cpuset of its own would need to
+			// be told its processors; it limits nothing to stay.
+			controllers := strings.Split(filepath.Base(m.Point), ",")
+			if slices.ContainsFunc(controllers, func(c string) bool { return names[c] }) && !slices.Contains(controllers, "cpuset") {
+				tops = append(tops, m.Point)
+			}
 		}
-		if !own[filepath.Base(m.Point)] && m.Type == "cgroup" || filepath.Base(m.Point) == "cpuset" {
-			continue // a cpuset of its own would need to be told its processors; it limits nothing to stay
+	}
+	return tops
+}
+
+// version1 are the controllers of version 1, and the hierarchies that have a name in a controller's place.
+func version1(own string) map[string]bool {
+	names := map[string]bool{}
+	for line := range strings.Lines(own) {
+		if parts := strings.SplitN(line, ":", 3); len(parts) == 3 {
+			for name := range strings.SplitSeq(parts[1], ",") {
+				names[strings.TrimPrefix(name, "name=")] = true
+			}
 		}
-		dir := filepath.Join(m.Point, cgroupName)
+	}
+	return names
+}
+
+// joinOwnCgroup moves a process to a cgroup at the top of each hierarchy.
+func joinOwnCgroup(tops []string, pid int) error {
+	var errs []error
+	for _, top := range tops {
+		dir := filepath.Join(top, cgroupName)
 		err := os.MkdirAll(dir, 0o755)
 		if err == nil {
 			err = write(dir, "cgroup.procs", strconv.Itoa(pid))
@@ -67,22 +100,4 @@ func write(dir, name, value string) error {
 	}
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
-}
-
-// ownCgroups are the names of the hierarchies of version 1, each as its directory is called.
-func ownCgroups() (map[string]bool, error) {
-	f, err := os.Open("/proc/self/cgroup")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	names := map[string]bool{}
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		parts := strings.SplitN(lines.Text(), ":", 3)
-		if len(parts) == 3 && parts[1] != "" {
-			names[strings.TrimPrefix(parts[1], "name=")] = true
-		}
-	}
-	return names, lines.Err()
 }

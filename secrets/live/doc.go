@@ -18,7 +18,8 @@
 //
 // What holds:
 //   - The feeder keeps what it declared and set, so that a new file server has all of it before anything is placed.
-//   - A file server that does not answer for a second is killed. Nothing of the feeder waits for its file system.
+//   - A file server that does not answer for a second is killed, and not one that waits for a feeder which has no time itself. Nothing
+//     of the feeder waits for its file system.
 //   - Several feeders share one file server; a lock decides who starts it. Who starts it is nothing to it: it is in a
 //     session and a cgroup of its own, and lives as long as there are directories.
 //   - Values travel as secrets.Value, and to the file server apart from all messages.

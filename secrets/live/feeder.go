@@ -38,7 +38,7 @@ type Reads struct {
 type Access struct {
 	Dir, Field string
 	UID, PID   uint32 // as the host sees them
-	Result     string // ok, unknown, stale
+	Result     string // ok, unknown, stale, full
 	At         time.Time
 }
 
@@ -66,6 +66,7 @@ type Feeder struct {
 
 	mu      sync.Mutex // guards the rest
 	dirs    map[string]*kept
+	sets    uint64 // how many times fields were given
 	client  *client
 	changed chan struct{} // closed, and made anew, when client or failed changes, or a directory is needed
 	tries   int           // attempts to get a client
@@ -75,9 +76,11 @@ type Feeder struct {
 // kept is a directory as a new file server must get it.
 type kept struct {
 	Directory
-	set    bool
-	fields []Field
-	looked time.Time
+	number  uint64 // of the set that fields are of; 0: none was given
+	fields  []Field
+	looked  time.Time
+	orLater bool // fields are an earlier feeder's: the file server may have later ones
+	taken   bool // by the file server: what it has not, such as what it refused, is not current there
 }
 
 // Open makes a Feeder. It does not fail: a file server is started when a directory is declared.
@@ -119,7 +122,11 @@ func (f *Feeder) Declare(ctx context.Context, d Directory) (source string, err e
 	if err != nil && !known {
 		f.mu.Lock()
 		delete(f.dirs, d.Name)
+		c := f.client
 		f.mu.Unlock()
+		if c != nil { // which may have done it all the same
+			_, _ = c.send(wire.Message{Type: wire.Withdraw, Dir: d.Name})
+		}
 	}
 	return source, err
 }
@@ -139,62 +146,69 @@ func (f *Feeder) source(c *client, dir string) string {
 
 // Set makes fields the directory's current version. looked is when the secrets server was asked.
 func (f *Feeder) Set(ctx context.Context, dir string, fields []Field, looked time.Time) error {
-	if err := wire.CheckFields(wireFields(fields)); err != nil {
-		return secrets.Errorf(secrets.Invalid, "%w", err)
+	k, err := f.keep(dir, fields, looked, false)
+	if err != nil {
+		return err
 	}
-	f.mu.Lock()
-	d, ok := f.dirs[dir]
-	if ok {
-		d.set, d.fields, d.looked = true, fields, looked
-	}
-	f.mu.Unlock()
-	if !ok {
-		return fmt.Errorf("live directory %s was not declared", dir)
-	}
-	return f.do(ctx, func(c *client) error { return c.set(ctx, dir, fields, looked) })
+	return f.do(ctx, func(c *client) error { return f.give(ctx, c, k) })
 }
 
-// Fresh says that what was last set is still current.
+// keep checks fields, and keeps them for a file server that takes the place of this one. Those that are wrong are kept, too: what
+// the directory had before them is not current any more.
+func (f *Feeder) keep(dir string, fields []Field, looked time.Time, orLater bool) (kept, error) {
+	wrong := wire.CheckFields(wireFields(fields))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d, ok := f.dirs[dir]
+	if !ok {
+		return kept{}, fmt.Errorf("live directory %s was not declared", dir)
+	}
+	f.sets++
+	d.number, d.fields, d.looked, d.orLater, d.taken = f.sets, fields, looked, orLater, false
+	if wrong != nil {
+		return kept{}, secrets.Errorf(secrets.Invalid, "%w", wrong)
+	}
+	return *d, nil
+}
+
+// Fresh says that what was last set is still current. If the file server has not taken that, it gets it again.
 func (f *Feeder) Fresh(ctx context.Context, dir string, looked time.Time) error {
 	f.mu.Lock()
 	d, ok := f.dirs[dir]
-	if !ok || !d.set {
+	if !ok || d.number == 0 {
 		f.mu.Unlock()
 		return fmt.Errorf("live directory %s was not set", dir)
 	}
-	d.looked = looked
-	fields := d.fields
+	d.looked, d.orLater = looked, false
+	k := *d
 	f.mu.Unlock()
-	return f.fresh(ctx, dir, fields, looked, false)
-}
-
-func (f *Feeder) fresh(ctx context.Context, dir string, fields []Field, looked time.Time, orLater bool) error {
-	return f.do(ctx, func(c *client) error {
-		_, err := c.call(ctx, wire.Message{Type: wire.Fresh, Dir: dir, AgeMS: age(looked), OrLater: orLater})
-		var no refusal
-		if errors.As(err, &no) { // it was away for too long: the values were wiped
-			return c.set(ctx, dir, fields, looked)
-		}
-		return err
-	})
+	return f.do(ctx, func(c *client) error { return f.give(ctx, c, k) })
 }
 
 // Restore says what a directory had when an earlier feeder last looked. A file server that has values of it keeps those: they
 // may be newer. It gets these if it has none.
 func (f *Feeder) Restore(ctx context.Context, dir string, fields []Field, looked time.Time) error {
-	if err := wire.CheckFields(wireFields(fields)); err != nil {
-		return secrets.Errorf(secrets.Invalid, "%w", err)
+	k, err := f.keep(dir, fields, looked, true)
+	if err != nil {
+		return err
+	}
+	return f.do(ctx, func(c *client) error { return f.give(ctx, c, k) })
+}
+
+// give gives a file server the fields of a directory, or says that they are current if it has them, and notes whether it has.
+func (f *Feeder) give(ctx context.Context, c *client, k kept) error {
+	var err error
+	if k.taken || k.orLater {
+		err = c.fresh(ctx, k.Name, k.fields, k.looked, k.orLater)
+	} else {
+		err = c.set(ctx, k.Name, k.fields, k.looked)
 	}
 	f.mu.Lock()
-	d, ok := f.dirs[dir]
-	if ok {
-		d.set, d.fields, d.looked = true, fields, looked
+	defer f.mu.Unlock()
+	if d := f.dirs[k.Name]; d != nil && d.number == k.number {
+		d.taken = err == nil
 	}
-	f.mu.Unlock()
-	if !ok {
-		return fmt.Errorf("live directory %s was not declared", dir)
-	}
-	return f.fresh(ctx, dir, fields, looked, true)
+	return err
 }
 
 // Failed says that the secrets server could not be asked. It does not wait.
@@ -213,15 +227,21 @@ func (f *Feeder) Withdraw(ctx context.Context, dir string) error {
 	delete(f.dirs, dir)
 	c := f.client
 	f.mu.Unlock()
-	if c == nil { // a file server may have it of an earlier feeder
-		var err error
-		if c, err = dial(ctx, f.home.socket(), f.cfg.Feeder); err != nil {
-			return nil
-		}
-		defer c.close()
+	withdraw := func(ctx context.Context) error {
+		_, err := c.call(ctx, wire.Message{Type: wire.Withdraw, Dir: dir})
+		return err
 	}
-	_, err := c.call(ctx, wire.Message{Type: wire.Withdraw, Dir: dir})
-	if errors.Is(err, errLost) {
+	var err error
+	if c != nil {
+		err = withdraw(ctx)
+	} else if c, err = f.dial(ctx); err != nil { // a file server may have it of an earlier feeder
+		return nil
+	} else {
+		defer c.close()
+		err = c.unlessHung(ctx, withdraw)
+		f.tellHung("withdrawal", err)
+	}
+	if errors.Is(err, errLost) || errors.Is(err, errHung) {
 		return nil // the next one is not told of it
 	}
 	return err
@@ -306,5 +326,15 @@ func (c *client) set(ctx context.Context, dir string, fields []Field, looked tim
 		values[i] = f.Value.Bytes()
 	}
 	_, err := c.call(ctx, wire.Message{Type: wire.Set, Dir: dir, AgeMS: age(looked), Fields: wireFields(fields)}, values...)
+	return err
+}
+
+// fresh says that fields are what is current, or with orLater, that they were: then the file server keeps what it has of later.
+func (c *client) fresh(ctx context.Context, dir string, fields []Field, looked time.Time, orLater bool) error {
+	_, err := c.call(ctx, wire.Message{Type: wire.Fresh, Dir: dir, AgeMS: age(looked), OrLater: orLater})
+	var no refusal
+	if errors.As(err, &no) { // it has none, for they were wiped, or others
+		return c.set(ctx, dir, fields, looked)
+	}
 	return err
 }

@@ -23,6 +23,7 @@ func Flatten(fields secrets.Fields) ([]Field, error) {
 
 type flat struct {
 	fields []Field
+	names  int // bytes of theirs
 	errs   []error
 }
 
@@ -43,6 +44,8 @@ func (f *flat) add(folder string, object map[string]any) {
 			err = fmt.Errorf("field %q: cannot be the name of a file", name)
 		case len(f.fields) == wire.MaxFields:
 			err = fmt.Errorf("field %q: a live directory has at most %d", path, wire.MaxFields)
+		case f.names+len(path) > wire.MaxNames:
+			err = fmt.Errorf("field %.40q: the names of a live directory's fields have at most %d bytes", path, wire.MaxNames)
 		default:
 			err = wire.CheckFields([]wire.Field{{Path: path, Size: len(value)}})
 		}
@@ -50,6 +53,7 @@ func (f *flat) add(folder string, object map[string]any) {
 			f.errs = append(f.errs, err)
 			continue
 		}
+		f.names += len(path)
 		f.fields = append(f.fields, Field{path, secrets.NewValue(value)})
 	}
 }

@@ -1,13 +1,7 @@
 package live
 
 import (
-	"bufio"
-	"encoding/json"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/shoenig/test/must"
 
@@ -32,32 +26,4 @@ func TestFieldsBecomeFiles(t *testing.T) {
 		"tls/key": "k", "tls/ca/cert": "c",
 	}, got)
 	must.StrNotContains(t, err.Error(), "nameless")
-}
-
-func TestTheAuditLogIsBoundedAndRootsAlone(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a", "audit.log")
-	a, err := OpenAudit(path)
-	must.NoError(t, err)
-	a.max = 1000
-	at := time.Unix(1700000000, 0).UTC()
-	for range 50 {
-		must.NoError(t, a.Write(AuditLine{Time: at, Volume: "secret/app", Field: "a\nb", UID: 1, PID: 2, Result: "ok"}))
-	}
-	must.NoError(t, a.Close())
-	lines := 0
-	for _, p := range []string{path, path + ".1"} {
-		info, err := os.Stat(p)
-		must.NoError(t, err)
-		must.Eq(t, 0o600, info.Mode().Perm())
-		must.Less(t, 1001, int(info.Size()))
-		b, err := os.ReadFile(p)
-		must.NoError(t, err)
-		for s := bufio.NewScanner(strings.NewReader(string(b))); s.Scan(); lines++ {
-			var l AuditLine
-			must.NoError(t, json.Unmarshal(s.Bytes(), &l))
-			must.Eq(t, AuditLine{Time: at, Volume: "secret/app", Field: "a\nb", UID: 1, PID: 2, Result: "ok"}, l)
-		}
-	}
-	must.Between(t, 6, lines, 20)
-	must.Error(t, a.Write(AuditLine{}))
 }

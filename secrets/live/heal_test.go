@@ -15,7 +15,9 @@ import (
 
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/internal/mountinfo"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/internal/wire"
 )
 
 // healing is a feeder that places its directories again when it is told to.
@@ -176,6 +178,59 @@ func TestWhatCannotBeServedIsRefused(t *testing.T) {
 	err = f.Set(t.Context(), "b", fields(many...), time.Now())
 	must.ErrorContains(t, err, "the bound is 67108864")
 	must.NoError(t, wantFile(filepath.Join(dir, "f39"), mib)())
+}
+
+// What has more to do than the machine can is not taken for what hangs.
+func TestABusyProcessDoesNotHang(t *testing.T) {
+	for script, busy := range map[string]bool{"while :; do :; done": true, "kill -STOP $$": false, "exec sleep 1000": false} {
+		cmd := exec.Command("sh", "-c", script)
+		must.NoError(t, cmd.Start())
+		eventually(t, 5*time.Second, func() error {
+			if got := (process{pid: cmd.Process.Pid}).busy(); got != busy {
+				return fmt.Errorf("%s: %t", script, got)
+			}
+			return nil
+		})
+		must.NoError(t, cmd.Process.Kill())
+		must.Error(t, cmd.Wait())
+	}
+	must.False(t, process{pid: 1 << 30}.busy())
+}
+
+// A secret whose names are so long that no message has room for them is refused, and nobody else's directories suffer from it:
+// not the connection, nor the next one.
+func TestNamesThatCannotBeSentAreRefused(t *testing.T) {
+	n := newNode(t)
+	f := n.healing("docker", "a")
+	dir := n.placed(f, Directory{Name: "a"}, "v", "x")
+	var long []Field
+	for i := range 1500 { // as JSON writes them they have 8 MiB
+		path := fmt.Sprintf("%04d/", i) + strings.TrimSuffix(strings.Repeat(strings.Repeat("<", 240)+"/", 4), "/")
+		long = append(long, fields(path, "")...)
+	}
+	_, err := f.Declare(t.Context(), Directory{Name: "b", Stale: time.Hour})
+	must.NoError(t, err)
+	must.ErrorContains(t, f.Set(t.Context(), "b", long, time.Now()), "at most 1048576")
+
+	c, err := dial(t.Context(), home{n.dir}.socket(), "other")
+	must.NoError(t, err)
+	defer c.close()
+	_, err = c.call(t.Context(), wire.Message{Type: wire.Set, Dir: "b", Fields: wireFields(long)})
+	var no refusal
+	must.True(t, errors.As(err, &no), must.Sprint(err))
+	_, err = c.call(t.Context(), wire.Message{Type: wire.Ping})
+	must.NoError(t, err)
+
+	// Of a secret's fields those are served that have room.
+	object := map[string]any{}
+	for i := range 6000 {
+		object[fmt.Sprintf("%04d%s", i, strings.Repeat("<", 250))] = "v"
+	}
+	some, err := Flatten(secrets.NewFields(object))
+	must.Error(t, err)
+	must.NoError(t, f.Set(t.Context(), "b", some, time.Now()))
+	n.killServer()
+	eventually(t, 5*time.Second, wantFile(filepath.Join(dir, "v"), "x"))
 }
 
 func TestWithoutDevFuseTheErrorSaysSo(t *testing.T) {

@@ -18,9 +18,16 @@ import (
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/internal/mountinfo"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/running"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(feederEnv); dir != "" {
+		fmt.Fprintln(os.Stderr, feedForEver(dir))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // node is a state directory with a shared mount, as on a real node.
 type node struct {
@@ -81,17 +88,10 @@ func (n *node) serverPID() int {
 	return c.peer.pid
 }
 
-func (n *node) killServer() {
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		line, _ := os.ReadFile(p)
-		if args := strings.Split(string(line), "\x00"); len(args) > 2 && args[1] == "serve" && args[2] == (home{n.dir}).root() {
-			var pid int
-			_, _ = fmt.Sscanf(p, "/proc/%d/", &pid)
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-	}
-}
+func (n *node) killServer() { running.Signal(home{n.dir}.root(), syscall.SIGKILL) }
+
+// servers are the file servers' processes, whether they answer or not.
+func (n *node) servers() []int { return running.Servers(home{n.dir}.root()) }
 
 // target makes a place for a directory.
 func (n *node) target(name string) string {

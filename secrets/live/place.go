@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,16 +16,19 @@ import (
 // Place binds a declared directory to target, a directory on a shared mount, unless it is there. What is mounted there already,
 // of a file server that died, stays below: so who looks finds the one or the other at every moment.
 func Place(source, target string) error {
-	want, err := mountOf(source)
-	if err != nil {
-		return err
-	}
-	have, ok, err := mountinfo.Top(target)
+	mounts, err := mountinfo.Self()
 	if err != nil {
 		return fmt.Errorf("read what is mounted at %s: %w", target, err)
 	}
-	if ok && have.Device == want.Device && have.Root == want.Root {
+	want, err := mountOf(mounts, source)
+	if err != nil {
+		return err
+	}
+	if have, ok := mountinfo.TopOf(mounts, target); ok && have.Device == want.Device && have.Root == want.Root {
 		return nil
+	}
+	if err := roomFor(mounts); err != nil {
+		return err
 	}
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind the live directory to %s: %w", target, withRemedy(err))
@@ -33,17 +37,32 @@ func Place(source, target string) error {
 }
 
 // mountOf is what a bind mount of source would be. A declared directory is at the top of the file server's root.
-func mountOf(source string) (mountinfo.Mount, error) {
+func mountOf(mounts []mountinfo.Mount, source string) (mountinfo.Mount, error) {
 	i := strings.LastIndexByte(source, '/')
-	root, ok, err := mountinfo.Top(source[:i])
-	if err == nil && (!ok || root.Type != fsType) {
-		err = errors.New("no file server is mounted there")
-	}
-	if err != nil {
-		return mountinfo.Mount{}, fmt.Errorf("the live directory %s: %w", source, err)
+	root, ok := mountinfo.TopOf(mounts, source[:i])
+	if !ok || root.Type != fsType {
+		return mountinfo.Mount{}, fmt.Errorf("the live directory %s: no file server is mounted there", source)
 	}
 	root.Root = source[i:]
 	return root, nil
+}
+
+// maxMounts bounds the mounts of live directories. Each time that a file server dies there is one more of each, and a container
+// with CAP_SYS_ADMIN can end one over and over: the node must not come to the kernel's own bound (fs.mount-max, 100,000), at
+// which nothing more can be mounted at all.
+const maxMounts = 20_000
+
+func roomFor(mounts []mountinfo.Mount) error {
+	n := 0
+	for _, m := range mounts {
+		if m.Type == fsType {
+			n++
+		}
+	}
+	if n >= maxMounts {
+		return fmt.Errorf("%d mounts of live directories: too many file servers have died; restart the tasks that have live directories, and find out what ends it (umount -f in a container with CAP_SYS_ADMIN?)", n)
+	}
+	return nil
 }
 
 const fsType = "fuse.live"
@@ -73,22 +92,23 @@ func withRemedy(err error) error {
 	return err
 }
 
-// Users counts the mounts of what is placed at target, in all mount namespaces, but for that one itself: each
-// container that a directory was bound into has one. Copies of target in namespaces that have the host's files are no users.
+// Users counts the mounts of what is placed at target, or of a folder in it, in all mount namespaces, but for that one itself:
+// each container that a directory was bound into has one. Copies of target in namespaces that have the host's files are no users.
 func Users(target string) (int, error) {
 	self, err := mountinfo.Self()
 	if err != nil {
 		return 0, err
 	}
-	placed := map[[2]string]bool{}
+	var placed []mountinfo.Mount
 	for _, m := range self {
 		if m.Point == target && m.Type == fsType {
-			placed[[2]string{m.Device, m.Root}] = true
+			placed = append(placed, m)
 		}
 	}
 	users := 0
 	err = mountinfo.Each(func(m mountinfo.Mount) {
-		if placed[[2]string{m.Device, m.Root}] && m.Point != target {
+		ofPlaced := func(p mountinfo.Mount) bool { return m.Device == p.Device && m.Within(p.Root) }
+		if m.Point != target && slices.ContainsFunc(placed, ofPlaced) {
 			users++
 		}
 	})

@@ -27,7 +27,8 @@ func (f *Feeder) run(ctx context.Context) {
 	for f.needed(ctx) {
 		c, err := f.connect(ctx)
 		if err == nil {
-			if err = f.refeed(ctx, c); err != nil {
+			if err = c.unlessHung(ctx, func(ctx context.Context) error { return f.refeed(ctx, c) }); err != nil {
+				f.tellHung("declaring all directories", err)
 				c.close()
 			}
 		}
@@ -97,7 +98,7 @@ var errIdle = errors.New("there are no live directories")
 func (f *Feeder) connect(ctx context.Context) (*client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if c, err := dial(ctx, f.home.socket(), f.cfg.Feeder); err == nil {
+	if c, err := f.dial(ctx); err == nil {
 		return c, nil
 	}
 	unlock, err := f.home.lock(ctx)
@@ -105,7 +106,7 @@ func (f *Feeder) connect(ctx context.Context) (*client, error) {
 		return nil, err
 	}
 	defer unlock()
-	if c, err := dial(ctx, f.home.socket(), f.cfg.Feeder); err == nil {
+	if c, err := f.dial(ctx); err == nil {
 		return c, nil // another feeder was quicker
 	}
 	if f.idle() {
@@ -114,7 +115,7 @@ func (f *Feeder) connect(ctx context.Context) (*client, error) {
 	if err := f.home.start(ctx); err != nil {
 		return nil, err
 	}
-	c, err := dial(ctx, f.home.socket(), f.cfg.Feeder)
+	c, err := f.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +124,20 @@ func (f *Feeder) connect(ctx context.Context) (*client, error) {
 	}
 	f.cfg.Log.Info("started a file server for live directories", "pid", c.peer.pid, "mount", c.server.Root)
 	return c, nil
+}
+
+// dial connects to a file server that is there.
+func (f *Feeder) dial(ctx context.Context) (*client, error) {
+	c, err := dial(ctx, f.home.socket(), f.cfg.Feeder)
+	f.tellHung("hello", err)
+	return c, err
+}
+
+// tellHung logs that a file server hung and was killed, if that is the error.
+func (f *Feeder) tellHung(during string, err error) {
+	if errors.Is(err, errHung) {
+		f.cfg.Log.Warn("live directories get another file server", "during", during, "error", err)
+	}
 }
 
 // refeed gives a file server all that was declared and set. What it refuses is no reason to give up the rest.
@@ -141,20 +156,34 @@ func (f *Feeder) refeed(ctx context.Context, c *client) error {
 		if !ok {
 			continue
 		}
-		one, cancel := context.WithTimeout(ctx, requestTimeout)
-		err := c.declare(one, now.Directory)
-		if err == nil && now.set {
-			err = c.set(one, name, now.fields, now.looked)
+		err := c.declare(ctx, now.Directory)
+		if err == nil && now.number > 0 {
+			now.taken = false // by this one
+			err = f.give(ctx, c, now)
 		}
-		cancel()
 		var no refusal
 		if errors.As(err, &no) {
 			f.cfg.Log.Error("the file server refuses a live directory", "directory", name, "error", err)
 		} else if err != nil {
 			return err
 		}
+		if err := f.unfeed(ctx, c, name); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// unfeed takes away again what was withdrawn while it was being declared.
+func (f *Feeder) unfeed(ctx context.Context, c *client, name string) error {
+	f.mu.Lock()
+	_, ok := f.dirs[name]
+	f.mu.Unlock()
+	if ok {
+		return nil
+	}
+	_, err := c.call(ctx, wire.Message{Type: wire.Withdraw, Dir: name})
+	return err
 }
 
 // tried notes how an attempt to connect ended.
@@ -182,13 +211,7 @@ func (f *Feeder) serve(ctx context.Context, c *client, anew bool) (placed bool) 
 			f.event(m)
 		}
 	})
-	hung, err := c.watch(ctx)
-	switch {
-	case err != nil:
-		f.cfg.Log.Error("the file server for live directories hangs and cannot be killed", "error", err)
-	case hung:
-		f.cfg.Log.Warn("the file server for live directories did not answer for a second: killed it", "pid", c.peer.pid)
-	}
+	f.tellHung("service", c.watch(ctx))
 	f.lost(c)
 	cancel()
 	c.close()

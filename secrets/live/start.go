@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/internal/wire"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir/beneath"
 )
 
 // home is where the file servers of a node are found, one for each version of the protocol: a directory of root's alone.
@@ -90,7 +91,7 @@ func (h home) start(ctx context.Context) error {
 
 	// Only the program's own errors come over this pipe: what goes on has none of it.
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, fmt.Sprintf("/proc/self/fd/%d", exe.Fd()))
+	cmd := exec.CommandContext(ctx, beneath.PathOf(exe))
 	cmd.Args = []string{"nomad-driver-secrets-live", "start", h.root()}
 	if c := seLinuxContext(); c != "" {
 		cmd.Args = append(cmd.Args, c)

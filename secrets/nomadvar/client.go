@@ -11,7 +11,7 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// Config is what the operator says (README, "Plugin options": `nomad`).
+// Config is what the operator says (docs/agent.md, "Plugin options": `nomad`).
 type Config struct {
 	// File is the file of tasks' identities, below the task directory.
 	File string
@@ -29,14 +29,13 @@ type Client struct {
 	http  *http.Client
 	agent *agent // nil: no address is given
 
-	waitFor     time.Duration // a wait is answered after this long
 	socketComes time.Duration // a wait gives a restarted agent this long to make its sockets
 	pause       time.Duration // between two looks of one wait
 }
 
 // New checks cfg, and asks nobody anything.
 func New(cfg Config) (*Client, error) {
-	c := &Client{file: cfg.File, waitFor: defaultWait, socketComes: 10 * time.Second, pause: time.Second}
+	c := &Client{file: cfg.File, socketComes: 10 * time.Second, pause: time.Second}
 	if c.file == "" {
 		c.file = DefaultFile
 	}

@@ -46,7 +46,8 @@ func TestWait(t *testing.T) {
 	n.serve(task, nomad)
 	c := n.client(Config{})
 	req := of(task, "nomad/jobs/web")
-	wait := func(since string) (string, error) { return c.Wait(t.Context(), secrets.Token{}, req, since) }
+	atMost := time.Hour
+	wait := func(since string) (string, error) { return c.Wait(t.Context(), secrets.Token{}, req, since, atMost) }
 	after := func(change func(), since string) string {
 		t.Helper()
 		revision := make(chan string)
@@ -80,7 +81,7 @@ func TestWait(t *testing.T) {
 	must.EqOp(t, "15", after(func() { nomad.put("other", nil); put() }, none), must.Sprint("another variable ends no wait"))
 	at("12", "15")
 
-	c.waitFor = 50 * time.Millisecond
+	atMost = 50 * time.Millisecond
 	at("15", "15")
 	at("7000", "15") // Nomad's state is an older one
 	nomad.remove(req.Path)
@@ -107,7 +108,7 @@ func TestAnswers(t *testing.T) {
 		{http.StatusUnauthorized, time.Hour, secrets.Refused, false, "permission denied"},
 		{http.StatusInternalServerError, time.Hour, secrets.Outage, true, "status 500: xxx"},
 		{http.StatusInternalServerError, -30 * time.Second, secrets.Outage, true, "status 500"},
-		{http.StatusInternalServerError, -2 * time.Minute, secrets.Refused, false, "the identity in private/nomad.jwt has ended, and Nomad has not renewed it there"},
+		{http.StatusInternalServerError, -2 * time.Minute, secrets.Outage, true, "; the identity in private/nomad.jwt has ended: Nomad renews it when its servers are there"},
 		{http.StatusTooManyRequests, time.Hour, secrets.Outage, false, "status 429"},
 		{http.StatusBadRequest, time.Hour, secrets.Invalid, false, "status 400"},
 		{http.StatusFound, time.Hour, secrets.Invalid, false, "status 302"},

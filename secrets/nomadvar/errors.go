@@ -39,17 +39,20 @@ func explain(err error, id Identity, req secrets.Request) error {
 	if !ok || !answer.HasStatusCode() {
 		return secrets.Errorf(secrets.Outage, "%s: %w", what, err)
 	}
-	said := secrets.Cut(strings.Join(strings.Fields(answer.Body()), " "), maxQuoted)
+	said := secrets.Cut(secrets.OneLine(answer.Body()), maxQuoted)
 	code := answer.StatusCode()
 	switch {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return secrets.Errorf(secrets.Refused, "%s with the identity in %s: permission denied. A job may read nomad/jobs/%s and below; for more, put `%s` into a file and run: nomad acl policy apply -namespace %s -job %[3]s <name> <file>",
 			what, id.Source, jobOf(req.Task), policy(req), req.Namespace)
-	case code >= http.StatusInternalServerError && expired(id.Token):
-		return secrets.Errorf(secrets.Refused, "%s: the identity in %s has ended, and Nomad has not renewed it there: give it `file = true`, or no `ttl`; Nomad said: %s", what, id.Source, said)
 	case code >= http.StatusInternalServerError:
-		// It answers so as well to a token whose allocation has just ended.
-		return &secrets.Error{Kind: secrets.Outage, OfAsker: true, Err: fmt.Errorf("%s: status %d: %s", what, code, said)}
+		// It answers so as well to a token whose allocation has just ended, and to one that has ended itself: while its servers are away Nomad
+		// renews none, and does soon after.
+		hint := ""
+		if expired(id.Token) {
+			hint = fmt.Sprintf("; the identity in %s has ended: Nomad renews it when its servers are there", id.Source)
+		}
+		return &secrets.Error{Kind: secrets.Outage, OfAsker: true, Err: fmt.Errorf("%s: status %d: %s%s", what, code, said, hint)}
 	case code == http.StatusTooManyRequests:
 		return secrets.Errorf(secrets.Outage, "%s: status %d: %s", what, code, said)
 	}

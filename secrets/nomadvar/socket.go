@@ -98,7 +98,7 @@ func connect(ctx context.Context, taskDir string) (net.Conn, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, errors.New("something else than a socket is there")
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", beneath.PathOf(f))
 	if err != nil {
 		if op, ok := errors.AsType[*net.OpError](err); ok {
 			err = op.Err // its path says nothing

@@ -162,7 +162,7 @@ func TestWaitOutlivesSockets(t *testing.T) {
 	c.socketComes = time.Hour
 	revision := make(chan string, 1)
 	go func() {
-		r, err := c.Wait(t.Context(), secrets.Token{}, of(task, "nomad/jobs/web"), "11")
+		r, err := c.Wait(t.Context(), secrets.Token{}, of(task, "nomad/jobs/web"), "11", time.Hour)
 		if err != nil {
 			r = err.Error()
 		}
@@ -177,8 +177,8 @@ func TestWaitOutlivesSockets(t *testing.T) {
 	}
 	asked()
 	next := n.serve(second, nomad)
+	must.NoError(t, by.Listener.Close()) // first: what is closed is connected to again
 	by.CloseClientConnections()
-	must.NoError(t, by.Listener.Close())
 	asked()
 
 	must.NoError(t, next.Listener.Close()) // the agent has gone

@@ -11,10 +11,6 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// defaultWait is how long a blocking query waits. Nomad adds up to a sixteenth: so that a right that was taken away is noticed
-// within a minute, when the next query begins.
-const defaultWait = 55 * time.Second
-
 // none is the revision of what is not there. The index that Nomad gives then is of all variables, and means nothing.
 const none = "none"
 
@@ -29,10 +25,10 @@ func indexOf(revision string) uint64 {
 	return index
 }
 
-// Wait returns when the variable is of another revision than since, or after a minute. Nothing there is a revision, too. An
-// index that has fallen (Nomad's state was restored) is another revision like any.
-func (c *Client) Wait(ctx context.Context, _ secrets.Token, req secrets.Request, since string) (string, error) {
-	end := time.Now().Add(c.waitFor)
+// Wait returns when the variable is of another revision than since, or after atMost, to which Nomad adds up to a sixteenth.
+// Nothing there is a revision, too. An index that has fallen (Nomad's state was restored) is another revision like any.
+func (c *Client) Wait(ctx context.Context, _ secrets.Token, req secrets.Request, since string, atMost time.Duration) (string, error) {
+	end := time.Now().Add(atMost)
 	beyond := indexOf(since)
 	for {
 		v, index, err := c.getOnceThere(ctx, req, blocking{beyond, max(time.Until(end), c.pause)})

@@ -61,11 +61,23 @@ func answerOf(m mount, e request, r reply) (secrets.Answer, error) {
 }
 
 // readMakesNothing reports whether a read of path leaves the server as it was: what is there was written, or is rotated by
-// the server's own schedule, or is what a CA has published (its chain, which changes with the CA).
+// the server's own schedule, or is what a CA has published (its chain, its public key, which change with the CA).
 func readMakesNothing(m mount, path string) bool {
 	_, rotated := rotationOf(m, path)
-	published := m.typ == "pki" && m.path != "" && strings.HasPrefix(path, m.path+"cert/")
-	return m.isKV() || rotated || published
+	return m.isKV() || rotated || published(m, path)
+}
+
+// published reports whether path is where a CA has what those read who trust it.
+func published(m mount, path string) bool {
+	rel, on := strings.CutPrefix(path, m.path)
+	switch {
+	case !on || m.path == "":
+		return false
+	case m.typ == "pki":
+		return strings.HasPrefix(rel, "cert/")
+	default:
+		return m.typ == "ssh" && rel == "config/ca"
+	}
 }
 
 // endOf is when an issued certificate stops being valid; zero if there is none in data.

@@ -63,6 +63,42 @@ func TestAnswerSSH(t *testing.T) {
 	must.Between(t, time.Now().Add(18*time.Minute).Unix(), a.Ends.Unix(), time.Now().Add(22*time.Minute).Unix())
 }
 
+// A CA's public key is followed to the next CA, by a token that may read that alone. Without a CA, as while one is replaced,
+// nothing is there: it is no failed poll, after which the next ones would come later. Where the mount is does not matter.
+func TestSSHPublicKey(t *testing.T) {
+	s := startVault(t)
+	s.admin(t, "POST", "sys/mounts/team/login", map[string]any{"type": "ssh"})
+	tok := s.token(t, `path "team/login/config/ca" { capabilities = ["read"] }`)
+	req := secrets.Request{Path: "team/login/config/ca"}
+	var keys []string
+	for range 2 {
+		_, err := s.Read(t.Context(), tok, req)
+		wantKind(t, err, secrets.NotFound, "read team/login/config/ca", "keys haven't been configured yet")
+
+		s.admin(t, "POST", req.Path, map[string]any{"generate_signing_key": true, "key_type": "ed25519"})
+		for range 2 { // a read makes nothing
+			a, err := s.Read(t.Context(), tok, req)
+			must.NoError(t, err)
+			must.EqOp(t, secrets.Static, a.Kind)
+			must.True(t, a.Changes.IsZero())
+			text, _ := a.Fields.Map()["public_key"].(string)
+			key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(text))
+			must.NoError(t, err)
+			keys = append(keys, string(key.Marshal()))
+		}
+		s.admin(t, "DELETE", req.Path, nil)
+	}
+	must.EqOp(t, keys[0], keys[1])
+	must.EqOp(t, keys[2], keys[3])
+	must.NotEqOp(t, keys[0], keys[2])
+
+	// A write there would make a CA.
+	_, err := s.Read(t.Context(), rootTok(), secrets.Request{Path: req.Path, Params: map[string]string{"key_type": "ed25519"}})
+	wantKind(t, err, secrets.Invalid, "`params`", "leave them out to read it")
+	_, err = s.Read(t.Context(), tok, req)
+	wantKind(t, err, secrets.NotFound)
+}
+
 // What a read may make is never Static: it would be polled.
 func TestAnswerKinds(t *testing.T) {
 	v1, v2 := mount{path: "kv/", typ: "kv"}, mount{path: "kv/", typ: "kv", v2: true}
@@ -88,6 +124,9 @@ func TestAnswerKinds(t *testing.T) {
 		"certificate":                {mount{path: "p/", typ: "pki"}, "p/issue/a", envelope{Data: map[string]any{"expiration": number}}, secrets.Answer{Kind: secrets.Issued, Ends: time.Unix(1893456000, 0)}},
 		"a CA's chain":               {mount{path: "p/", typ: "pki"}, "p/cert/ca_chain", envelope{Data: map[string]any{"certificate": "c"}}, secrets.Answer{Kind: secrets.Static}},
 		"certificate by cert/":       {mount{path: "p/", typ: "pki"}, "p/issuer/cert/issue/a", envelope{Data: map[string]any{"expiration": number}}, secrets.Answer{Kind: secrets.Issued, Ends: time.Unix(1893456000, 0)}},
+		"an SSH CA's key":            {mount{path: "s/", typ: "ssh"}, "s/config/ca", envelope{Data: map[string]any{"public_key": "k"}}, secrets.Answer{Kind: secrets.Static}},
+		"SSH, what else is there":    {mount{path: "s/", typ: "ssh"}, "s/config/ca/x", envelope{Data: map[string]any{"public_key": "k"}}, secrets.Answer{Kind: secrets.Opaque}},
+		"ssh, mount unknown":         {mount{}, "config/ca", envelope{MountType: "ssh", Data: map[string]any{"public_key": "k"}}, secrets.Answer{Kind: secrets.Opaque}},
 		"pki, mount unknown":         {mount{}, "p/cert/ca_chain", envelope{MountType: "pki", Data: map[string]any{"certificate": "c"}}, secrets.Answer{Kind: secrets.Opaque}},
 		"engine not known to us":     {mount{path: "p/", typ: "transit"}, "p/keys/a", envelope{Data: map[string]any{"ttl": number}}, secrets.Answer{Kind: secrets.Opaque}},
 	} {

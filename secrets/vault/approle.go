@@ -22,6 +22,7 @@ func (v *Client) LoginAppRole(ctx context.Context, in AppRole) (secrets.Token, e
 		return secrets.Token{}, secrets.Errorf(secrets.Invalid, "log in: %q is no path of an auth method", in.Mount)
 	}
 	c := call{
+		fresh: true,
 		request: request{
 			operation: "log in at auth/" + mountPath + " with an AppRole",
 			namespace: in.Namespace,

@@ -68,7 +68,10 @@ func grantedBetween(data map[string]any, ends string, others ...string) time.Dur
 	if end.IsZero() || latest.IsZero() {
 		return 0
 	}
-	// Some of the moments have no fractions of a second, and others are not taken at quite the same one.
+	if latest.Nanosecond() == 0 { // a token's renewal has no fractions of a second
+		end = end.Truncate(time.Second)
+	}
+	// The two are not taken at quite the same moment.
 	return (end.Sub(latest) + time.Second/10).Truncate(time.Second)
 }
 

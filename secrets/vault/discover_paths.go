@@ -103,7 +103,7 @@ func (d *discovery) exactPaths() {
 		case m.typ == "totp" && roleBelow(rel, []string{"code/"}) != "":
 			d.skip(path, "a TOTP code is good for seconds, and no secret to start a task with")
 		case role != "":
-			d.take(path, path, c)
+			d.take(path, c)
 		case credentialDirs(m.typ) == nil && parameterPaths[m.typ] == nil && m.typ != "totp" && m.typ != "transit":
 			d.skip(path, fmt.Sprintf("what the engine %q gives there is not known; declare it", m.typ))
 		}
@@ -125,17 +125,14 @@ func (d *discovery) exactKV(path, rel string, m mount, c capabilities) {
 		return
 	}
 	if m.v2 {
-		name, ok := strings.CutPrefix(rel, "data/")
-		if !ok || name == "" {
+		if name, ok := strings.CutPrefix(rel, "data/"); !ok || name == "" {
 			return // metadata, delete, destroy and the like
 		}
-		d.take(path, m.path+name, c)
-		return
 	}
-	d.take(path, path, c)
+	d.take(path, c)
 }
 
-func (d *discovery) take(path, cli string, c capabilities) {
+func (d *discovery) take(path string, c capabilities) {
 	if c.wrapped {
 		d.skip(path, "the policy lets it be read only wrapped, which is not asked for")
 		return
@@ -148,7 +145,7 @@ func (d *discovery) take(path, cli string, c capabilities) {
 		return
 	}
 	_, exact := d.acl.exact[d.acl.within+path]
-	d.Found = append(d.Found, secrets.Found{Path: path, CLI: cli, Exact: exact})
+	d.Found = append(d.Found, secrets.Found{Path: path, Exact: exact})
 }
 
 func (d *discovery) skip(path, why string) {
@@ -237,7 +234,7 @@ func (d *discovery) listed(dir kvDir, names []string) (next []kvDir) {
 				d.Cut = true
 				return nil
 			}
-			d.take(path, dir.mount.path+dir.dir+name, c)
+			d.take(path, c)
 		}
 	}
 	return next

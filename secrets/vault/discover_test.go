@@ -115,7 +115,7 @@ func TestDiscoverExactPaths(t *testing.T) {
 		"database/creds/a/b": "slash", "database/static-creds/a/b": "slash", "database/creds": "-",
 		"ldap/creds/a": "", "ldap/creds/team/a": "", "ldap/static-cred/team/a": "", "ldap/static-role/team/a": "-",
 		"openldap/static-cred/team/a": "", "rabbitmq/creds/a/b": "slash", "pki/issue/a": "parameters", "pki/issue/a/b": "slash",
-		"pki/cert/ca": "-", "kubernetes/creds/a": "parameters", "totp/code/a": "TOTP", "odd/creds/a": "not known",
+		"pki/cert/ca": "-", "ssh/config/ca": "-", "kubernetes/creds/a": "parameters", "totp/code/a": "TOTP", "odd/creds/a": "not known",
 	} {
 		engine, _, _ := strings.Cut(path, "/")
 		d := &discovery{

@@ -54,7 +54,7 @@ func (e request) noAnswer(ctx context.Context, err error) error {
 	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 		err = fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
-	return secrets.Errorf(secrets.Outage, "%s: no answer: %w", e.where(), err)
+	return &secrets.Error{Kind: secrets.Outage, OfServer: true, Err: fmt.Errorf("%s: no answer: %w", e.where(), err)}
 }
 
 // refusal is the error of an answer that is not a success.
@@ -79,7 +79,10 @@ func (e request) refusal(r reply) error {
 			said = "sealed, or in maintenance"
 		}
 		hint := e.backend(r.status, said)
-		return &secrets.Error{Kind: kind, Err: fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.withHint(hint)), Elsewhere: hint != ""}
+		return &secrets.Error{
+			Kind: kind, Err: fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.withHint(hint)), Elsewhere: hint != "",
+			OfServer: r.status == http.StatusServiceUnavailable, Limited: r.status == http.StatusTooManyRequests, RetryAfter: r.retryAfter,
+		}
 	default:
 		err := &secrets.Error{Kind: kind, Err: fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.withHint(e.hint))}
 		switch {
@@ -87,6 +90,8 @@ func (e request) refusal(r reply) error {
 			err.Kind, err.Elsewhere = secrets.Outage, true
 		case strings.HasPrefix(said, "Upgrading from non-versioned to versioned data"):
 			err.Kind = secrets.Outage // a KV engine on its way from version 1 to 2 says 400, for a few seconds
+		case published(e.mount, e.path) && strings.HasPrefix(said, "keys haven't been configured yet"):
+			err.Kind = secrets.NotFound // an ssh engine without a CA, as it is while one replaces another
 		}
 		return err
 	}
@@ -196,7 +201,7 @@ func (e request) quote(r reply) string {
 		said = strings.TrimPrefix(strings.TrimSpace(list), "* ")
 		said = strings.ReplaceAll(said, "\n\t* ", "; ")
 	}
-	said = strings.ToValidUTF8(strings.Join(strings.Fields(said), " "), "?")
+	said = strings.ToValidUTF8(secrets.OneLine(said), "?")
 	if len(said) > maxQuote {
 		said = strings.ToValidUTF8(said[:maxQuote], "") + "…"
 	}

@@ -50,16 +50,43 @@ func Grants(req secrets.Request, on Mount) ([]Grant, error) {
 
 // lends reports whether what is at path comes with a lease.
 func lends(m mount, path string) bool {
-	dirs := credentialPaths[m.typ]
-	switch m.typ {
-	case UnknownType:
+	rel := strings.TrimPrefix(path, m.path)
+	dirs, listed := leasedPaths[m.typ]
+	switch {
+	case m.isKV():
+		return false
+	case !listed && credentialPaths[m.typ] != nil:
+		dirs = credentialPaths[m.typ]
+	case !listed: // an engine of which no more is known than that it is no KV
 		dirs = []string{"creds/", "sts/"}
-	case "aws":
-		dirs = []string{"creds/", "sts/"}
-	case "kubernetes":
-		dirs = parameterPaths[m.typ]
 	}
-	return roleBelow(strings.TrimPrefix(path, m.path), dirs) != ""
+	return roleBelow(rel, dirs) != "" || slices.ContainsFunc(leasedEnds[m.typ], func(p dirAndEnd) bool {
+		role, below := strings.CutPrefix(rel, p.dir)
+		role, ends := strings.CutSuffix(role, p.end)
+		return below && ends && role != ""
+	})
+}
+
+// leasedPaths are where engines give what has a lease, if that is not all of their credentialPaths and nothing else.
+var leasedPaths = map[string][]string{
+	"aws":        {"creds/", "sts/"},
+	"gcp":        {"key/"},
+	"kubernetes": {"creds/"},
+	"pki":        {}, // a certificate has one only if its role says so (generate_lease)
+	"ssh":        {"creds/"},
+	"totp":       {},
+	"transit":    {},
+}
+
+// dirAndEnd are what a path on a mount begins and ends with, around the name of a role.
+type dirAndEnd struct{ dir, end string }
+
+// leasedEnds are more of leasedPaths, where a role's name is not at the end.
+var leasedEnds = map[string][]dirAndEnd{
+	"ad":       {{"library/", "/check-out"}},
+	"gcp":      {{"roleset/", "/key"}, {"static-account/", "/key"}},
+	"ldap":     {{"library/", "/check-out"}},
+	"openldap": {{"library/", "/check-out"}},
 }
 
 // credentialNames are the second elements of paths by which engines that make credentials are known, without a server to ask.

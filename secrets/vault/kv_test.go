@@ -206,7 +206,7 @@ func TestParamsNeverOverwrite(t *testing.T) {
 
 // `params` on what is there without a write: an error, with nothing sent. What the write gave would be polled.
 func TestParamsNeverOnWhatIsOnlyRead(t *testing.T) {
-	paths := map[string]string{"kv": "app", "generic": "app", "cubbyhole": "app", "pki": "cert/ca_chain"}
+	paths := map[string]string{"kv": "app", "generic": "app", "cubbyhole": "app", "pki": "cert/ca_chain", "ssh": "config/ca"}
 	for engine, r := range rotations {
 		paths[engine] = r.dir + "app"
 	}

@@ -83,7 +83,7 @@ func TestLimitsOfServersError(t *testing.T) {
 func TestLimitsOfGrants(t *testing.T) {
 	d := &discovery{acl: &acl{}}
 	for i := range 10_000 {
-		d.take(fmt.Sprintf("kv/data/found-%05d", i), fmt.Sprintf("kv/found-%05d", i), capabilities{read: true})
+		d.take(fmt.Sprintf("kv/data/found-%05d", i), capabilities{read: true})
 	}
 	must.Len(t, secrets.MaxSecrets, d.Found)
 }

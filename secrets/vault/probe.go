@@ -120,35 +120,26 @@ type JWTRole struct {
 	NumUses int64
 	Batch   bool
 	Bound   bool // its bound claims or subject keep some jobs from using it
-	KeysURL string
 }
 
-// ReadJWTRole reads a role, and where its method gets keys from.
+// ReadJWTRole reads a role.
 func (v *Client) ReadJWTRole(ctx context.Context, mount, role string, token secrets.Value) (JWTRole, error) {
-	mount = "auth/" + strings.Trim(mount, "/")
-	read := func(path string) (map[string]any, error) {
-		c := call{request: request{operation: "read " + path, path: path, token: token, capabilities: `"read"`}}
-		r, err := v.do(ctx, c)
-		if err == nil && !r.ok() {
-			err = c.refusal(r)
-		}
-		return r.body.Data, err
+	path := "auth/" + strings.Trim(mount, "/") + "/role/" + role
+	c := call{request: request{operation: "read " + path, path: path, token: token, capabilities: `"read"`}}
+	r, err := v.do(ctx, c)
+	if err == nil && !r.ok() {
+		err = c.refusal(r)
 	}
-	config, err := read(mount + "/config")
 	if err != nil {
 		return JWTRole{}, err
 	}
-	data, err := read(mount + "/role/" + role)
-	if err != nil {
-		return JWTRole{}, err
-	}
+	data := r.body.Data
 	claims, _ := data["bound_claims"].(map[string]any)
 	subject, _ := data["bound_subject"].(string)
-	url, _ := config["jwks_url"].(string)
 	number, _ := data["token_num_uses"].(json.Number)
 	uses, _ := number.Int64() // 0 where it is none
 	return JWTRole{
 		NumUses: uses, Batch: data["token_type"] == "batch",
-		Bound: len(claims) > 0 || subject != "", KeysURL: url,
+		Bound: len(claims) > 0 || subject != "",
 	}, nil
 }

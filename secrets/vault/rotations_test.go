@@ -42,7 +42,9 @@ func staticRoles(now time.Time) map[string]struct{ path, answer, moved string } 
 	}
 }
 
-// Of each engine that rotates by a schedule: the answer is static, the moment of the next rotation is known, what differs at
+func (r rotation) tellsWhen() bool { return r.countdown != "" || r.moment != "" }
+
+// Of each engine that rotates by a schedule: the answer is static, the moment of the next rotation is known if it tells, what differs at
 // each read is no part of the secret, and what tells of the schedule alone is a setting.
 func TestStaticRoles(t *testing.T) {
 	now := time.Now()
@@ -64,7 +66,11 @@ func TestStaticRoles(t *testing.T) {
 				return a
 			}
 			a := read(role.answer)
-			must.Less(t, time.Second, a.Changes.Sub(now.Add(time.Minute)).Abs())
+			if row.tellsWhen() {
+				must.Less(t, time.Second, a.Changes.Sub(now.Add(time.Minute)).Abs())
+			} else {
+				must.True(t, a.Changes.IsZero())
+			}
 			_, there := a.Fields.Map()[row.countdown]
 			must.False(t, there)
 
@@ -90,6 +96,9 @@ func TestRotationByOurClock(t *testing.T) {
 	for _, ahead := range []time.Duration{0, time.Hour, -time.Hour} {
 		roles := staticRoles(time.Now().Add(ahead))
 		for engine, role := range roles {
+			if !rotations[engine].tellsWhen() {
+				continue
+			}
 			t.Run(fmt.Sprint(engine, " ", ahead), func(t *testing.T) {
 				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))

@@ -154,8 +154,8 @@ type fakeVault struct {
 }
 
 type seenRequest struct {
-	method, path, query, body string
-	header                    http.Header
+	path, body string
+	header     http.Header
 }
 
 func startFake(t *testing.T, handle http.HandlerFunc) *fakeVault {
@@ -164,7 +164,7 @@ func startFake(t *testing.T, handle http.HandlerFunc) *fakeVault {
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		f.mu.Lock()
-		f.requests = append(f.requests, seenRequest{r.Method, r.URL.Path, r.URL.RawQuery, string(body), r.Header.Clone()})
+		f.requests = append(f.requests, seenRequest{r.URL.Path, string(body), r.Header.Clone()})
 		f.mu.Unlock()
 		if strings.HasPrefix(r.URL.Path, "/v1/sys/internal/ui/mounts/secret/") {
 			fmt.Fprint(w, `{"data":{"path":"secret/","type":"kv","options":{"version":"2"}}}`)

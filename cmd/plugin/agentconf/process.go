@@ -11,7 +11,10 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/nomadversion"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/proc"
 )
 
 // Agent is a Nomad agent that runs on this machine.
@@ -105,32 +108,16 @@ func (a *Agent) readProc(dir string) {
 			}
 		}
 	}
-	a.UID, a.CanMount = rights(dir + "/status")
+	a.UID, a.CanMount = Rights(a.PID)
 }
 
-// Rights are this process's user, and whether it may mount.
-func Rights() (uid int, canMount bool) { return rights("/proc/self/status") }
-
-const capSysAdmin = 21
-
-func rights(status string) (uid int, canMount bool) {
-	content, err := os.ReadFile(status)
+// Rights are a process's user, and whether it may mount. The user is -1 if that is not known.
+func Rights(pid int) (uid int, canMount bool) {
+	st, err := proc.ReadStatus(pid)
 	if err != nil {
 		return -1, false
 	}
-	uid = -1
-	for line := range strings.Lines(string(content)) {
-		key, value, _ := strings.Cut(line, ":")
-		fields := strings.Fields(value)
-		switch {
-		case key == "Uid" && len(fields) > 1:
-			uid, _ = strconv.Atoi(fields[1]) // the effective one
-		case key == "CapEff" && len(fields) == 1:
-			caps, _ := strconv.ParseUint(fields[0], 16, 64)
-			canMount = caps&(1<<capSysAdmin) != 0
-		}
-	}
-	return uid, canMount
+	return st.Users[1], st.Capabilities&(1<<unix.CAP_SYS_ADMIN) != 0 // the effective one
 }
 
 // errWhich is of a machine on which it is not clear which agent is meant.

@@ -98,15 +98,13 @@ func (a *audit) readSettings() {
 	a.plugins = map[string]driver.Settings{}
 	for _, name := range driver.Names() {
 		p, ok := a.config.Plugin(name)
-		if !ok && name != "docker" {
-			continue
-		}
 		s, err := driver.ReadSettings(a.ctx, name, p.Config)
-		if err != nil {
+		switch {
+		case err != nil:
 			a.failed("plugin "+name, err)
-			continue
+		case ok, s.OfEngine && s.InPlace: // Nomad's own, too, needs no block
+			a.plugins[name] = s
 		}
-		a.plugins[name] = s
 	}
 }
 

@@ -53,7 +53,7 @@ func (a *audit) docker() (all []leakscan.Source) {
 	seen := map[string]bool{}
 	for _, name := range driver.Names() {
 		s, ok := a.plugins[name]
-		if !ok || s.Wraps != "docker" {
+		if !ok || !s.OfEngine {
 			continue
 		}
 		engine, err := s.Engine()
@@ -65,7 +65,7 @@ func (a *audit) docker() (all []leakscan.Source) {
 		if err == nil && !seen[dir] {
 			seen[dir] = true
 			err = engine.Inspect(a.ctx, func(container string, answer []byte) {
-				a.isContainer(container)
+				a.isContainer(container, s.Wraps)
 				all = append(all, leakscan.Text("docker inspect", container, answer))
 			})
 			opts := leakscan.TreeOptions{Mounts: leakscan.NoMounts, MaxFile: maxPlace}
@@ -82,11 +82,11 @@ func (a *audit) docker() (all []leakscan.Source) {
 	return all
 }
 
-// isContainer notes the task that a container is of, by the name that Nomad gives it.
-func (a *audit) isContainer(name string) {
+// isContainer notes the task that a container is of, by the name that Nomad gives it, and the driver of that.
+func (a *audit) isContainer(name, wraps string) {
 	for key, t := range a.values.tasks {
 		if !t.Plugin && name == strings.ReplaceAll(key.name, "/", "_")+"-"+key.alloc {
-			t.Driver = "docker"
+			t.Driver = wraps
 		}
 	}
 }

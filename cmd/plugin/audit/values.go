@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,7 +26,6 @@ func (t Task) key() taskKey { return taskKey{t.Alloc, t.Name} }
 
 // value is something to look for, and what it is to which tasks. Several may have the same.
 type value struct {
-	text   string
 	owners []owner
 }
 
@@ -95,7 +95,7 @@ func (v *values) addSecret(t *Task, what, text string) {
 			v.TooMany++
 			return
 		}
-		known = &value{text: text}
+		known = &value{}
 		v.all[text] = known
 	}
 	if len(known.owners) < maxOwners && !slices.ContainsFunc(known.owners, func(o owner) bool { return o.task == t }) {
@@ -144,12 +144,7 @@ func mixed(text string) bool {
 // canaries are what to look for, under names by which find finds them again.
 func (v *values) canaries() (all []leakscan.Canary, find map[string]*value) {
 	find = map[string]*value{}
-	texts := make([]string, 0, len(v.all))
-	for text := range v.all {
-		texts = append(texts, text)
-	}
-	slices.Sort(texts)
-	for i, text := range texts {
+	for i, text := range slices.Sorted(maps.Keys(v.all)) {
 		name := fmt.Sprintf("value %d", i+1)
 		find[name] = v.all[text]
 		all = append(all, leakscan.Canary{Name: name, Value: text})

@@ -1,12 +1,11 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/hashicorp/nomad/api"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/jobfile"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/taskconfig"
@@ -41,7 +40,7 @@ func Job(file *jobfile.File, o Options) *Report {
 	for _, g := range file.Job.TaskGroups {
 		for _, t := range g.Tasks {
 			s := subject{
-				Task: taskconfig.Task{Job: file.ID(), Namespace: file.Namespace(), Group: g, Task: t},
+				Task: taskconfig.Of(file, g, t),
 				file: file, report: r, options: o,
 			}
 			s.check()
@@ -98,7 +97,13 @@ func (s *subject) check() {
 		return
 	}
 	identity := s.identity()
+	if variables := s.nomadIdentity(); identity != "" && variables != "" {
+		identity += "; Nomad Variables: " + variables
+	} else {
+		identity = cmp.Or(identity, variables)
+	}
 	s.paths()
+	s.ownJobs()
 	s.templates()
 	s.replacedEnv()
 	s.constraint()
@@ -146,33 +151,26 @@ func (s *subject) nomadsOwn() {
 	}
 }
 
-// identity finds whose rights the secrets are read with, as the driver does.
+// identity finds whose rights the secrets of Vault's are read with, as the driver does.
 func (s *subject) identity() string {
 	ours := s.config.Ours
-	needs := ours.FromPolicies != "" && ours.FromPolicies != "off"
-	for _, secret := range ours.Secrets {
-		needs = needs || secret.Provider == "" || secret.Provider == secrets.DefaultProvider
-	}
-	if s.Vault != nil {
-		return "vault block"
-	}
-	if !needs {
+	switch {
+	case !s.config.ReadsVault():
 		return ""
-	}
-	want := ours.IdentityFile
-	if want == "" {
-		want = s.options.JWTFile
-	}
-	if s.config.Unknown("identity_file") {
+	case s.Vault != nil:
+		return "vault block"
+	case s.HasEnv("VAULT_TOKEN"):
+		return "VAULT_TOKEN of the job's env"
+	case s.config.Unknown("identity_file"):
 		return "identity, at a path that is not known here"
 	}
+	want := taskconfig.Below(cmp.Or(ours.IdentityFile, s.options.JWTFile))
 	var elsewhere []string
-	var first *api.WorkloadIdentity
 	for _, id := range append(slices.Clone(s.Identities), s.Identity) {
 		if id == nil {
 			continue
 		}
-		at := writtenTo(id)
+		at := taskconfig.WrittenTo(id)
 		if at == want {
 			role := ours.Role
 			if role == "" {
@@ -180,16 +178,11 @@ func (s *subject) identity() string {
 			}
 			return fmt.Sprintf("identity %q, role %s", id.Name, role)
 		}
-		if at == "" {
-			at = "nowhere: file is not true"
-		}
-		if first == nil && id.Name != "" && id.Name != "default" {
-			first = id
-		}
-		elsewhere = append(elsewhere, fmt.Sprintf("%q is written to %s", id.Name, at))
+		elsewhere = append(elsewhere, fmt.Sprintf("%q is written to %s", id.Name, cmp.Or(at, "nowhere: file is not true")))
 	}
 	switch {
 	case s.options.NodeToken:
+		s.nodeToken()
 		return "the node's token"
 	case len(elsewhere) > 0:
 		s.errorf([]string{"identity"}, "the driver looks for the task's identity at %s, and no identity block has that filepath (identity %s): set file = true and filepath = %q", want, strings.Join(elsewhere, ", "), want)
@@ -199,17 +192,34 @@ func (s *subject) identity() string {
 	return ""
 }
 
-// writtenTo is where Nomad writes an identity, below the task's directory; empty: nowhere.
-func writtenTo(id *api.WorkloadIdentity) string {
-	switch {
-	case !id.File:
-		return ""
-	case id.Filepath != "":
-		return strings.TrimPrefix(id.Filepath, "./")
-	case id.Name == "" || id.Name == "default":
-		return "secrets/nomad_token"
+// nodeToken is about what the node's token is not for.
+func (s *subject) nodeToken() {
+	const add = "only the node's token is there: give the task an identity block or a vault block"
+	ours := s.config.Ours
+	for _, name := range slices.Sorted(maps.Keys(ours.Secrets)) {
+		c := ours.Secrets[name]
+		if c.Provider != "" && c.Provider != secrets.DefaultProvider || s.config.Unknown("secret", name, "provider") {
+			continue
+		}
+		switch {
+		case len(c.Params) > 0:
+			s.errorf(in("secret", name, "params"), "secret %q: params need an identity of the task's own, and %s", name, add)
+		case c.CSR != nil:
+			s.errorf(in("secret", name, "csr"), "secret %q: csr needs an identity of the task's own, and %s", name, add)
+		}
 	}
-	return "secrets/nomad_" + id.Name + ".jwt"
+	if ours.FromPolicies != "" && ours.FromPolicies != "off" {
+		s.errorf(in("from_policies"), "from_policies needs an identity of the task's own, and %s", add)
+	}
+	if namespace, _ := s.config.Namespace(); strings.Trim(namespace, "/") != "" {
+		steps := in("namespace")
+		switch {
+		case ours.Namespace != "" || s.config.Written("namespace") != "":
+		case s.HasEnv("VAULT_NAMESPACE"):
+			steps = []string{"env", "VAULT_NAMESPACE"}
+		}
+		s.warnf(steps, "the node's token is the operator's: a start refuses namespace %q, unless the plugins are set to that", namespace)
+	}
 }
 
 // row is the task in the report.

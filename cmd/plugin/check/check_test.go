@@ -265,3 +265,67 @@ func TestOptions(t *testing.T) {
 	must.Zero(t, Job(file, Options{JWTFile: "private/other.jwt"}).Errors())
 	must.Zero(t, Job(file, Options{NodeToken: true}).Errors())
 }
+
+// The node's token is for reads in the operator's own namespace, of what the job declares.
+func TestNodeToken(t *testing.T) {
+	for _, tc := range []struct {
+		config, identity string
+		want             []string
+	}{
+		{`secret "a" {
+          path  = "secret/a"
+          files = true
+        }`, "", nil},
+		{`secret "a" {
+          path   = "pki/issue/web"
+          files  = true
+          params = { common_name = "x" }
+        }`, "", []string{`job:14: error: secret "a": params need an identity of the task's own, and only the node's token is there: give the task an identity block or a vault block`}},
+		{`secret "a" {
+          path  = "pki/sign/web"
+          files = true
+          csr {
+            common_name = "x"
+          }
+        }`, "", []string{`job:14: error: secret "a": csr needs an identity of the task's own, and only the node's token is there: give the task an identity block or a vault block`}},
+		{`from_policies = "env"`, "", []string{`job:11: error: from_policies needs an identity of the task's own, and only the node's token is there: give the task an identity block or a vault block`}},
+		{`from_policies = "off"
+        namespace = "team"
+        secret "a" {
+          path  = "secret/a"
+          files = true
+        }`, "", []string{`job:12: warning: the node's token is the operator's: a start refuses namespace "team", unless the plugins are set to that`}},
+		{`secret "a" {
+          path  = "secret/a"
+          files = true
+        }`, `env { VAULT_NAMESPACE = "team" }`, []string{`job:9: warning: the node's token is the operator's: a start refuses namespace "team", unless the plugins are set to that`}},
+		{`from_policies = "env"`, `vault { change_mode = "noop" }`, nil},
+	} {
+		job := fmt.Sprintf(`job "web" {
+  group "app" {
+    constraint {
+      attribute = "${attr.driver.docker.secrets}"
+      operator  = "is_set"
+    }
+    task "app" {
+      driver = "docker"
+      %s
+      config {
+        %s
+        image = "x"
+      }
+    }
+  }
+}
+`, tc.identity, tc.config)
+		file, problems := jobfile.Parse("job", []byte(job), jobfile.Options{})
+		must.SliceEmpty(t, problems)
+		r := Job(file, Options{NodeToken: true})
+		var got []string
+		for _, f := range r.Findings {
+			got = append(got, fmt.Sprintf("%s: %s: %s", f.At, f.Severity, f.Text))
+		}
+		must.Eq(t, tc.want, got, must.Sprint(tc.config))
+		must.EqOp(t, tc.identity == "" || strings.HasPrefix(tc.identity, "env"), r.Tasks[0].Identity == "the node's token")
+	}
+}

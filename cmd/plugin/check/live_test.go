@@ -121,3 +121,36 @@ func TestLive(t *testing.T) {
 	server.err = errors.New("no answer")
 	must.ErrorContains(t, r.Live(t.Context(), server, secrets.Token{}), "no answer")
 }
+
+// inNamespaces notes in which namespaces it is asked.
+type inNamespaces struct {
+	fakeServer
+	asked map[string]bool
+}
+
+func (f inNamespaces) MountOf(ctx context.Context, tok secrets.Token, namespace, path string) (vault.Mount, bool, error) {
+	f.asked["mount of "+path+" in "+namespace] = true
+	return f.fakeServer.MountOf(ctx, tok, namespace, path)
+}
+
+func (f inNamespaces) Capabilities(ctx context.Context, tok secrets.Token, namespace string, paths []string) (map[string][]string, error) {
+	f.asked["capabilities in "+namespace] = true
+	return f.fakeServer.Capabilities(ctx, tok, namespace, paths)
+}
+
+// The server is asked in the namespace that a start reads in, which a vault block may name; and not at all if only Nomad knows it.
+func TestLiveNamespace(t *testing.T) {
+	for in, want := range map[string]map[string]bool{
+		`namespace = "team-a"`:                  {"mount of secret/app in team-a": true, "capabilities in team-a": true},
+		`namespace = "${meta.team}"`:            {},
+		"namespace = \"team-a\"\n  env = false": {"mount of secret/app in ": true, "capabilities in ": true},
+	} {
+		job := strings.Replace(liveJob, `change_mode = "noop"`, "change_mode = \"noop\"\n"+in, 1)
+		before, _, _ := strings.Cut(job, `secret "db"`)
+		file, problems := jobfile.Parse("job", []byte(before+"}\n}\n}\n}\n"), jobfile.Options{})
+		must.SliceEmpty(t, problems)
+		server := inNamespaces{fakeServer{mounts: map[string]vault.Mount{"secret": {Path: "secret/", Type: "kv", V2: true}}}, map[string]bool{}}
+		must.NoError(t, Job(file, Options{}).Live(t.Context(), server, secrets.Token{}))
+		must.Eq(t, want, server.asked)
+	}
+}

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
-	"unicode/utf8"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/table"
 )
 
 // Style is how a report is shown.
@@ -76,7 +76,7 @@ func (p *printer) task(t Task) {
 	if t.FromPolicies != "" && t.FromPolicies != "off" {
 		p.linef("And what the task's policies grant: from_policies = %q", t.FromPolicies)
 	}
-	rows := [][]string{{"SECRET", "PATH", "ENV", "FILES", "ON CHANGE"}}
+	var rows [][]string
 	for _, s := range t.Secrets {
 		files := s.Files
 		if s.LiveDir != "" {
@@ -97,86 +97,29 @@ func (p *printer) task(t Task) {
 	for _, f := range t.Files {
 		rows = append(rows, []string{"(several)", "", "", f, ""})
 	}
-	if len(rows) > 1 {
+	if len(rows) > 0 {
 		p.table(rows)
 	}
 }
 
-// shares are how much of a terminal's width each column has, of 100. What one does not need the others have.
-var shares = []int{15, 27, 22, 22, 14}
+// columns are those of a task's table, and how much of a terminal's width each has, of 100. What one does not need the
+// others have.
+var columns = []struct {
+	title string
+	share int
+}{{"SECRET", 15}, {"PATH", 27}, {"ENV", 22}, {"FILES", 22}, {"ON CHANGE", 14}}
 
 // table writes rows in columns. On a terminal cells are broken to fit.
 func (p *printer) table(rows [][]string) {
-	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
-	for _, row := range broken(rows, p.style.Width) {
-		if _, err := fmt.Fprintln(t, strings.TrimRight(strings.Join(row, "\t"), "\t")); p.err == nil {
-			p.err = err
-		}
+	const least = 8
+	room := p.style.Width - table.Gap*(len(columns)-1)
+	all := make([]table.Column, len(columns))
+	for i, c := range columns {
+		all[i] = table.Column{Title: c.title, Least: max(least, room*c.share/100), Wrap: true}
 	}
-	if err := t.Flush(); p.err == nil {
-		p.err = err
+	if p.err == nil {
+		_, p.err = io.WriteString(p.w, table.Render(all, rows, p.style.Width))
 	}
-}
-
-// broken gives rows whose cells fit a terminal: one row becomes several.
-func broken(rows [][]string, width int) (out [][]string) {
-	columns := len(rows[0])
-	widths := make([]int, columns)
-	for _, row := range rows {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	if width > 0 {
-		fit(widths, width-2*(columns-1))
-	}
-	for _, row := range rows {
-		var lines [][]string
-		for i, cell := range row {
-			for n, part := range breakText(cell, widths[i]) {
-				if n == len(lines) {
-					lines = append(lines, make([]string, columns))
-				}
-				lines[n][i] = part
-			}
-		}
-		out = append(out, lines...)
-	}
-	return out
-}
-
-// fit narrows columns until their sum is within room: none below its share.
-func fit(widths []int, room int) {
-	for {
-		sum, widest := 0, -1
-		for i, w := range widths {
-			sum += w
-			if w > max(8, room*shares[i]/100) && (widest < 0 || w-room*shares[i]/100 > widths[widest]-room*shares[widest]/100) {
-				widest = i
-			}
-		}
-		if sum <= room || widest < 0 {
-			return
-		}
-		widths[widest]--
-	}
-}
-
-// breakText breaks a text into lines of at most width runes: after a comma, a space or a slash where there is one.
-func breakText(text string, width int) (lines []string) {
-	for utf8.RuneCountInString(text) > width && width > 0 {
-		runes := []rune(text)
-		end := width
-		for i := width; i > width/3; i-- {
-			if strings.ContainsRune(", /_", runes[i-1]) {
-				end = i
-				break
-			}
-		}
-		lines = append(lines, strings.TrimRight(string(runes[:end]), " "))
-		text = strings.TrimLeft(string(runes[end:]), " ")
-	}
-	return append(lines, text)
 }
 
 // finding writes one finding on one line, as compilers do: editors find the place.

@@ -16,7 +16,7 @@ func (s *subject) templates() {
 			continue
 		}
 		for _, use := range usesOf(ours.Files[path].Template) {
-			if _, ok := ours.Secrets[use.fields[0]]; ok || ours.FromPolicies != "" && ours.FromPolicies != "off" {
+			if _, ok := ours.Secrets[use.fields[0]]; ok || ours.FromPolicies != "" && ours.FromPolicies != "off" || s.config.Unknown("from_policies") {
 				continue
 			}
 			steps := in("file", path, "template")
@@ -46,88 +46,169 @@ type use struct {
 }
 
 // usesOf reads a template, as far as it can be read.
-func usesOf(src string) (uses []use) {
+func usesOf(src string) []use {
 	if src == "" {
 		return nil
 	}
 	tree := parse.New("template")
 	tree.Mode = parse.SkipFuncCheck
-	all := map[string]*parse.Tree{}
-	if _, err := tree.Parse(src, "", "", all); err != nil {
+	defined := map[string]*parse.Tree{}
+	if _, err := tree.Parse(src, "", "", defined); err != nil {
 		return nil // Compile says what is wrong
 	}
-	w := &useWalk{seen: map[string]bool{}}
-	w.list(tree.Root, true, true)
+	w := &useWalk{defined: defined, walked: map[call]bool{}, found: map[string]int{}}
+	w.list(tree.Root, scope{dot: true, dollar: true, always: true})
 	return w.uses
 }
 
-type useWalk struct {
-	uses []use
-	seen map[string]bool
+// scope is where a part of a template stands.
+type scope struct {
+	dot    bool // "." is the template's data, not what a range, a with or a call has made it
+	dollar bool // so is "$"
+	always bool // it runs whatever the data is
 }
 
-// list walks nodes. dot: "." is the template's data, not what a range or with has made it. always: they run whatever the data is.
-func (w *useWalk) list(l *parse.ListNode, dot, always bool) {
+type useWalk struct {
+	uses    []use
+	found   map[string]int // where in uses a chain is
+	defined map[string]*parse.Tree
+	walked  map[call]bool
+}
+
+// call is of a template that is defined in this one, and has its data. What one without has of it cannot be told here.
+type call struct {
+	name   string
+	always bool
+}
+
+func (w *useWalk) list(l *parse.ListNode, in scope) {
 	if l == nil {
 		return
 	}
 	for _, n := range l.Nodes {
 		switch n := n.(type) {
 		case *parse.ActionNode:
-			w.pipe(n.Pipe, dot, always)
+			w.pipe(n.Pipe, in)
 		case *parse.IfNode:
-			w.branch(n.Pipe, n.List, n.ElseList, dot, dot, always)
+			w.branch(n.Pipe, n.List, n.ElseList, in, in.dot)
 		case *parse.WithNode:
-			w.branch(n.Pipe, n.List, n.ElseList, false, dot, always)
+			w.branch(n.Pipe, n.List, n.ElseList, in, in.data(n.Pipe))
 		case *parse.RangeNode:
-			w.branch(n.Pipe, n.List, n.ElseList, false, dot, always)
+			w.branch(n.Pipe, n.List, n.ElseList, in, false)
 		case *parse.TemplateNode:
-			w.pipe(n.Pipe, dot, always)
+			w.pipe(n.Pipe, in)
+			if in.data(n.Pipe) {
+				w.call(call{n.Name, in.always})
+			}
 		}
 	}
 }
 
-func (w *useWalk) branch(p *parse.PipeNode, then, otherwise *parse.ListNode, inner, outer, always bool) {
-	w.pipe(p, outer, always)
-	w.list(then, inner, false)
-	w.list(otherwise, outer, false)
+// branch walks what is done if the value of p is true, where inner says whether "." is the data, and what is done if not.
+func (w *useWalk) branch(p *parse.PipeNode, then, otherwise *parse.ListNode, in scope, inner bool) {
+	w.pipe(p, in)
+	in.always = false
+	w.list(otherwise, in)
+	in.dot = inner
+	w.list(then, in)
 }
 
-func (w *useWalk) pipe(p *parse.PipeNode, dot, always bool) {
+// call walks a template that gets the data: there "." and "$" are both what it is called with. Once is enough, and so one that calls
+// itself has an end.
+func (w *useWalk) call(c call) {
+	tree := w.defined[c.name]
+	if tree == nil || w.walked[c] {
+		return
+	}
+	w.walked[c] = true
+	w.list(tree.Root, scope{dot: true, dollar: true, always: c.always})
+}
+
+func (w *useWalk) pipe(p *parse.PipeNode, in scope) {
 	if p == nil {
 		return
 	}
-	for _, c := range p.Cmds {
-		// `and` and `or` do not look at all of theirs, and `index` takes a name.
-		fn, isFn := c.Args[0].(*parse.IdentifierNode)
-		lazy := isFn && (fn.Ident == "and" || fn.Ident == "or")
-		for _, arg := range c.Args {
-			w.arg(arg, dot, always && !lazy)
+	for i, c := range p.Cmds {
+		fn := ""
+		if id, ok := c.Args[0].(*parse.IdentifierNode); ok {
+			fn = id.Ident
+		}
+		for n, arg := range c.Args {
+			each := in
+			each.always = in.always && (n < 2 || fn != "and" && fn != "or") // these look at the first of theirs, and not at all others
+			w.arg(arg, each)
+		}
+		if fn == "index" {
+			args := c.Args[1:]
+			if i > 0 { // what is piped in is the last
+				if before := p.Cmds[i-1].Args; len(before) == 1 {
+					args = append(args[:len(args):len(args)], before[0])
+				}
+			}
+			w.index(args, in)
 		}
 	}
 }
 
-func (w *useWalk) arg(n parse.Node, dot, always bool) {
+// index is a use by Go's function of this name: of the data, by keys that are written out.
+func (w *useWalk) index(args []parse.Node, in scope) {
+	if len(args) < 2 || !in.data(args[0]) {
+		return
+	}
+	var fields []string
+	for _, arg := range args[1:] {
+		key, ok := arg.(*parse.StringNode)
+		if !ok {
+			break
+		}
+		fields = append(fields, key.Text)
+	}
+	if len(fields) > 0 {
+		w.add(fields, in.always)
+	}
+}
+
+func (w *useWalk) arg(n parse.Node, in scope) {
 	switch n := n.(type) {
 	case *parse.FieldNode:
-		if dot {
-			w.add(n.Ident, always)
+		if in.dot {
+			w.add(n.Ident, in.always)
 		}
 	case *parse.VariableNode:
-		if n.Ident[0] == "$" && len(n.Ident) > 1 {
-			w.add(n.Ident[1:], always)
+		if in.dollar && n.Ident[0] == "$" && len(n.Ident) > 1 {
+			w.add(n.Ident[1:], in.always)
 		}
 	case *parse.PipeNode:
-		w.pipe(n, dot, always)
+		w.pipe(n, in)
 	case *parse.ChainNode:
-		w.arg(n.Node, dot, always)
+		w.arg(n.Node, in)
+		if in.data(n.Node) {
+			w.add(n.Field, in.always)
+		}
 	}
 }
 
-func (w *useWalk) add(fields []string, always bool) {
-	key := fmt.Sprint(fields, always)
-	if !w.seen[key] {
-		w.seen[key] = true
-		w.uses = append(w.uses, use{fields, always})
+// data reports whether a node is the template's data, as it is.
+func (in scope) data(n parse.Node) bool {
+	switch n := n.(type) {
+	case *parse.DotNode:
+		return in.dot
+	case *parse.VariableNode:
+		return in.dollar && len(n.Ident) == 1 && n.Ident[0] == "$"
+	case *parse.PipeNode:
+		return n != nil && len(n.Cmds) == 1 && len(n.Cmds[0].Args) == 1 && in.data(n.Cmds[0].Args[0])
 	}
+	return false
+}
+
+// add notes a use, once.
+func (w *useWalk) add(fields []string, always bool) {
+	key := fmt.Sprintf("%q", fields)
+	i, ok := w.found[key]
+	if !ok {
+		i = len(w.uses)
+		w.found[key] = i
+		w.uses = append(w.uses, use{fields: fields})
+	}
+	w.uses[i].always = w.uses[i].always || always
 }

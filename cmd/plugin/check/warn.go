@@ -2,6 +2,7 @@ package check
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,22 @@ func (s *subject) paths() {
 	}
 }
 
+// perRun are the variables that name a job.
+var perRun = regexp.MustCompile(`\$\{\s*(?:NOMAD_JOB_ID|NOMAD_JOB_NAME)\s*\}`)
+
+// ownJobs warns of paths that are others for each run of a job, because each is a job of its own.
+func (s *subject) ownJobs() {
+	if !s.file.MakesJobs() {
+		return
+	}
+	for name := range s.config.Ours.Secrets {
+		steps := []string{"secret", name, "path"}
+		if path := s.config.Written(steps...); perRun.MatchString(path) && s.config.Unknown(steps...) {
+			s.warnf(in(steps...), "secret %q: path %q: each run of a periodic or parameterized job is a job of its own, with an ID and name that Nomad makes, and with the rights of this one: ${NOMAD_JOB_PARENT_ID} is this job's ID there", name, path)
+		}
+	}
+}
+
 // replacedEnv warns of variables of the task that a secret's take the place of.
 func (s *subject) replacedEnv() {
 	for name, c := range s.config.Ours.Secrets {
@@ -44,8 +61,15 @@ func (s *subject) replacedEnv() {
 // constraint warns of a task that may land on a node without the plugin, where its secrets are unknown keys or nothing at all.
 func (s *subject) constraint() {
 	attribute := "attr.driver." + s.Driver + ".secrets"
+	forNomad := attribute + ".nomad" // is there on nodes without an address of a Vault server, too
+	if !s.config.ReadsVault() {
+		attribute = forNomad
+	}
 	for _, c := range slices.Concat(s.file.Job.Constraints, s.Group.Constraints, s.Constraints) {
-		if c != nil && strings.Contains(c.LTarget, attribute) {
+		if c == nil || !strings.Contains(c.LTarget, "attr.driver."+s.Driver+".secrets") {
+			continue
+		}
+		if !s.config.ReadsVault() || !strings.Contains(c.LTarget, forNomad) {
 			return
 		}
 	}
@@ -55,7 +79,8 @@ func (s *subject) constraint() {
 // usedSecrets warns of secrets that the task gets nothing of.
 func (s *subject) usedSecrets(spec *secrets.Spec) {
 	for _, sec := range spec.Secrets {
-		used := len(sec.Env) > 0 || sec.EnvPrefix != nil || len(sec.Files) > 0 || sec.AllFiles || sec.Live != nil
+		used := len(sec.Env) > 0 || sec.EnvPrefix != nil || len(sec.Files) > 0 || sec.AllFiles || sec.Live != nil || sec.PullOnly ||
+			s.config.Unknown("registry_auth", "secret")
 		for _, f := range spec.Files {
 			used = used || strings.Contains(f.Template, sec.Name) || s.config.Unknown("file", f.Path, "template")
 		}

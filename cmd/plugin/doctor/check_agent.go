@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/agentconf"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 )
 
@@ -88,7 +89,7 @@ func (f *findings) file(n Node, dir string, file File) {
 		f.fail(check, path+" is not executable, so Nomad skips it: "+skipped, "chmod 0755 "+path)
 	case !block:
 		f.fail(check, fmt.Sprintf("there is no block plugin %q in the configuration, so Nomad skips the file: %s", file.Name, skipped),
-			fmt.Sprintf("add plugin %q { config { secrets { address = \"https://…:8200\" } } }", file.Name))
+			fmt.Sprintf("add plugin %q { config { secrets { address = \"https://…:8200\" } } }, or without the address where only Nomad Variables are wanted", file.Name))
 	case file.Unsafe != "":
 		f.fail(check, file.Unsafe+": who may change it is root here", "chown root and chmod go-w it")
 	default:
@@ -103,15 +104,15 @@ func (f *findings) driver(n Node, d Driver) {
 		f.fail(check, d.ConfigErr.Error(), "correct it: the agent does not start with it")
 		return
 	}
-	if enabled, set := d.Plugin.Config["enabled"].(bool); d.Settings.Wraps == "raw_exec" && (!set || !enabled) {
+	if enabled, set := d.Plugin.Config["enabled"].(bool); d.Settings.OptIn && (!set || !enabled) {
 		f.warn(check, "it has no enabled = true: no job can use this driver", "set enabled = true in its config")
 	}
-	if !d.Settings.InPlace && d.Settings.Wraps == "docker" && removesContainers(n) {
-		f.fail(check, "it stands beside Nomad's own docker driver, which removes containers that it does not know after 5 minutes",
-			`plugin "docker" { config { gc { dangling_containers { enabled = false } } } }`)
+	if !d.Settings.InPlace && d.Settings.OfEngine && removesContainers(n, d.Settings.Wraps) {
+		f.fail(check, "it stands beside Nomad's own "+d.Settings.Wraps+" driver, which removes containers that it does not know after 5 minutes",
+			fmt.Sprintf(`plugin %q { config { gc { dangling_containers { enabled = false } } } }`, d.Settings.Wraps))
 	}
 	f.certificates(n, check, d)
-	if d.Settings.Wraps == "docker" {
+	if d.Settings.OfEngine {
 		if d.EngineErr != nil {
 			f.fail("docker", fmt.Sprintf("the engine of plugin %q does not answer: %v", d.Name, d.EngineErr), "start it, or correct `endpoint` in the plugin's config")
 		} else {
@@ -119,14 +120,34 @@ func (f *findings) driver(n Node, d Driver) {
 		}
 	}
 	if d.Settings.Vault.Address == "" {
-		f.warn(check, "it has no address of a secrets server: tasks with secrets do not start, and the node has no attribute driver."+d.Name+".secrets",
-			"set address in its secrets {}, or VAULT_ADDR in the agent's environment")
+		text := "it has no address of a Vault server: tasks with Nomad Variables alone start, those with secrets of Vault's do not, and the node has no attribute driver." + d.Name + ".secrets"
+		if option := ofVault(d.Plugin); option != "" {
+			f.warn(check, text+"; but "+option+" is set", "set address in its secrets {}, or VAULT_ADDR in the agent's environment")
+		} else {
+			f.ok(check, "%s", text)
+		}
 	}
 }
 
-// removesContainers reports whether Nomad's own docker driver removes ours.
-func removesContainers(n Node) bool {
-	builtIn, _ := n.Config.Plugin("docker")
+// vaultOptions are those of `secrets` that mean nothing without a Vault server.
+var vaultOptions = []string{
+	"namespace", "ca_cert", "ca_path", "client_cert", "client_key", "tls_server_name", "tls_skip_verify", "jwt", "from_policies", "token_file",
+}
+
+// ofVault is an option of a plugin's that is of use with a Vault server alone; empty: there is none.
+func ofVault(p agentconf.Plugin) string {
+	block, _ := p.Block("secrets")
+	for _, option := range vaultOptions {
+		if _, set := block[option]; set {
+			return option
+		}
+	}
+	return ""
+}
+
+// removesContainers reports whether Nomad's own driver of that name removes the containers of ours.
+func removesContainers(n Node, name string) bool {
+	builtIn, _ := n.Config.Plugin(name)
 	dangling, ok := builtIn.Block("gc", "dangling_containers")
 	enabled, set := dangling["enabled"].(bool)
 	return !ok || !set || enabled

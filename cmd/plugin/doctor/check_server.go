@@ -96,7 +96,7 @@ func (f *findings) login(s Server) {
 	case vault.LoginNoConfig:
 		f.fail(check, mount+" has no configuration", "vault write "+mount+`/config jwks_url="https://NOMAD:4646/.well-known/jwks.json"`)
 	case vault.LoginNoRole:
-		f.warn(check, role+" cannot be used: "+s.Said, "write the role (README, step 3), correct jwt { role }, or have every job name its own `role`")
+		f.warn(check, role+" cannot be used: "+s.Said, "nothing, if every job names its own `role` (docs/vault.md, step 3); else write this one, or correct jwt { role }")
 	case vault.LoginNoKeys:
 		f.fail(check, "the server cannot fetch Nomad's keys: "+s.Said, "jwks_url in "+mount+"/config must lead the secrets server to a Nomad server's /.well-known/jwks.json (and jwks_ca_pem, with TLS)")
 	case vault.LoginNotReached:

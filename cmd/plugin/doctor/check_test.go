@@ -25,7 +25,7 @@ func fit() Node {
 	raw := agentconf.Plugin{Name: "raw_exec", File: "/etc/nomad.d/nomad.hcl", Config: map[string]any{"enabled": true, "secrets": []map[string]any{{}}}}
 	server := vault.Config{Address: "https://vault.example.com:8200", CACert: "/etc/nomad.d/ca.pem"}
 	settings := func(wraps string) driver.Settings {
-		return driver.Settings{Wraps: wraps, InPlace: true, Vault: server, JWTMount: "jwt-nomad", JWTRole: "nomad-workloads", StateDir: "/run/nomad-driver-secrets"}
+		return driver.Settings{Wraps: wraps, InPlace: true, OfEngine: wraps == "docker", OptIn: wraps == "raw_exec", Vault: server, JWTMount: "jwt-nomad", JWTRole: "nomad-workloads", StateDir: "/run/nomad-driver-secrets"}
 	}
 	cert := CertFile{Option: "ca_cert", Path: "/etc/nomad.d/ca.pem", NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(1, 0, 0)}
 	return Node{
@@ -38,10 +38,10 @@ func fit() Node {
 		Files:   []File{{Name: "docker", Ours: true, Executable: true}, {Name: "raw_exec", Ours: true, Executable: true}},
 		Drivers: []Driver{{Name: "docker", Plugin: docker, Settings: settings("docker"), Files: []CertFile{cert}, Engine: "28.5.2"}, {Name: "raw_exec", Plugin: raw, Settings: settings("raw_exec")}},
 		Servers: []Server{{
-			Drivers: []string{"docker", "raw_exec"}, Config: server, Mount: "jwt-nomad", Role: "nomad-workloads",
+			Config: server, Mount: "jwt-nomad", Role: "nomad-workloads",
 			Health: vault.Health{Version: "1.21.0", Initialized: true}, Login: vault.LoginReady,
 		}},
-		States: []StateDir{{Path: "/run/nomad-driver-secrets", Drivers: []string{"docker", "raw_exec"}, Mounted: true, CanMount: true}},
+		States: []StateDir{{Path: "/run/nomad-driver-secrets", Mounted: true, CanMount: true}},
 	}
 }
 
@@ -98,7 +98,7 @@ error   plugin_dir: this program is not in /opt/nomad/plugins
         to do: install -m 0755 nomad-driver-secrets /opt/nomad/plugins/docker, and the same as raw_exec if you use that`},
 	{"file without a block", func(n *Node) { n.Config.Plugins, n.Drivers = n.Config.Plugins[1:], n.Drivers[1:] }, `
 error   plugin docker: there is no block plugin "docker" in the configuration, so Nomad skips the file: at the agent's next restart it uses its own driver, and ends every task with secrets
-        to do: add plugin "docker" { config { secrets { address = "https://…:8200" } } }`},
+        to do: add plugin "docker" { config { secrets { address = "https://…:8200" } } }, or without the address where only Nomad Variables are wanted`},
 	{"block without a file", func(n *Node) { n.Files = n.Files[1:] }, `
 error   plugin docker: its block has secrets {}, and there is no file /opt/nomad/plugins/docker: Nomad's own driver refuses the block, and the agent does not start
         to do: install this program as /opt/nomad/plugins/docker, or take secrets {} away`},
@@ -142,8 +142,11 @@ warning plugin raw_exec: it has no enabled = true: no job can use this driver
 	{"beside a driver that removes containers", func(n *Node) { n.Drivers[0].Settings.InPlace = false }, `
 error   plugin docker: it stands beside Nomad's own docker driver, which removes containers that it does not know after 5 minutes
         to do: plugin "docker" { config { gc { dangling_containers { enabled = false } } } }`},
-	{"no address", func(n *Node) { n.Drivers[0].Settings.Vault.Address = "" }, `
-warning plugin docker: it has no address of a secrets server: tasks with secrets do not start, and the node has no attribute driver.docker.secrets
+	{"no address", func(n *Node) {
+		n.Drivers[0].Settings.Vault.Address = ""
+		n.Drivers[0].Plugin.Config["secrets"] = []map[string]any{{"jwt": []map[string]any{{"path": "jwt"}}}}
+	}, `
+warning plugin docker: it has no address of a Vault server: tasks with Nomad Variables alone start, those with secrets of Vault's do not, and the node has no attribute driver.docker.secrets; but jwt is set
         to do: set address in its secrets {}, or VAULT_ADDR in the agent's environment`},
 	{"no CA certificate", func(n *Node) {
 		n.Drivers[0].Files[0].Err = &fs.PathError{Op: "open", Path: "/etc/nomad.d/ca.pem", Err: fs.ErrNotExist}
@@ -206,7 +209,7 @@ error   jwt: auth/jwt-nomad has no configuration
 		n.Servers[0].Login, n.Servers[0].Said = vault.LoginNoRole, `role "nomad-workloads" could not be found`
 	}, `
 warning jwt: role "nomad-workloads" at auth/jwt-nomad cannot be used: role "nomad-workloads" could not be found
-        to do: write the role (README, step 3), correct jwt { role }, or have every job name its own ` + "`role`"},
+        to do: nothing, if every job names its own ` + "`role`" + ` (docs/vault.md, step 3); else write this one, or correct jwt { role }`},
 	{"no keys", func(n *Node) {
 		n.Servers[0].Login, n.Servers[0].Said = vault.LoginNoKeys, "error validating token: fetching keys oidc: get keys failed"
 	}, `
@@ -289,4 +292,17 @@ func TestBesideIsFit(t *testing.T) {
 	n.Drivers[0].Settings.InPlace = false
 	n.Config.Plugins[0].Config["gc"] = []map[string]any{{"dangling_containers": []map[string]any{{"enabled": false}}}}
 	must.Eq(t, OK, Worst(Check(n)))
+}
+
+// A node for Nomad Variables alone needs no Vault server: that is nothing to be warned of.
+func TestNodeForNomadVariables(t *testing.T) {
+	n := fit()
+	n.Servers = nil
+	for i := range n.Drivers {
+		n.Drivers[i].Settings.Vault.Address = ""
+		n.Drivers[i].Plugin.Config["secrets"] = []map[string]any{{"nomad": []map[string]any{{"file": "private/nomad.jwt"}}, "poll_interval": "5s"}}
+	}
+	found := Check(n)
+	must.Eq(t, OK, Worst(found))
+	must.StrContains(t, written(t, found), "ok      plugin docker: it has no address of a Vault server: tasks with Nomad Variables alone start")
 }

@@ -122,7 +122,7 @@ func (n *Node) gatherDrivers(ctx context.Context) {
 		if d.Settings, d.ConfigErr = driver.ReadSettings(ctx, p.Name, p.Config); d.ConfigErr == nil {
 			n.address(&d.Settings)
 			d.gatherCertificates()
-			if d.Settings.Wraps == "docker" {
+			if d.Settings.OfEngine {
 				d.Engine, d.EngineErr = engineVersion(ctx, d.Settings)
 			}
 		}
@@ -156,7 +156,7 @@ func engineVersion(ctx context.Context, s driver.Settings) (string, error) {
 }
 
 func (n *Node) gatherStates() {
-	_, canMount := agentconf.Rights()
+	_, canMount := agentconf.Rights(os.Getpid())
 	if n.Agent != nil {
 		canMount = n.Agent.CanMount
 	}
@@ -164,13 +164,11 @@ func (n *Node) gatherStates() {
 		if d.ConfigErr != nil {
 			continue
 		}
-		i := slices.IndexFunc(n.States, func(s StateDir) bool { return s.Path == d.Settings.StateDir })
-		if i >= 0 {
-			n.States[i].Drivers = append(n.States[i].Drivers, d.Name)
+		if slices.ContainsFunc(n.States, func(s StateDir) bool { return s.Path == d.Settings.StateDir }) {
 			continue
 		}
 		s := stateDirAt(d.Settings.StateDir)
-		s.Drivers, s.CanMount = []string{d.Name}, canMount
+		s.CanMount = canMount
 		n.States = append(n.States, s)
 	}
 }

@@ -21,11 +21,10 @@ func (n *Node) gatherServers(ctx context.Context, token secrets.Value) {
 		if d.ConfigErr != nil || d.Settings.Vault.Address == "" {
 			continue
 		}
-		s := Server{Drivers: []string{d.Name}, Config: d.Settings.Vault, Mount: d.Settings.JWTMount, Role: d.Settings.JWTRole}
+		s := Server{Config: d.Settings.Vault, Mount: d.Settings.JWTMount, Role: d.Settings.JWTRole}
 		s.Config.Timeout = askTimeout
 		same := func(o Server) bool { return o.Config == s.Config && o.Mount == s.Mount && o.Role == s.Role }
-		if i := slices.IndexFunc(n.Servers, same); i >= 0 {
-			n.Servers[i].Drivers = append(n.Servers[i].Drivers, d.Name)
+		if slices.ContainsFunc(n.Servers, same) {
 			continue
 		}
 		s.ask(ctx, token)

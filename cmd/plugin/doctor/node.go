@@ -65,10 +65,9 @@ type CertFile struct {
 
 // Server is a secrets server, and what one or more plugins use of it.
 type Server struct {
-	Drivers []string
-	Config  vault.Config
-	Mount   string
-	Role    string
+	Config vault.Config
+	Mount  string
+	Role   string
 
 	Health vault.Health
 	Err    error
@@ -82,7 +81,6 @@ type Server struct {
 // StateDir is where plugins keep what they must not lose.
 type StateDir struct {
 	Path     string
-	Drivers  []string
 	Missing  bool
 	Unsafe   error             // others than root may write to it, or replace it
 	OnDisk   map[string]string // what is mounted below it that is not in memory: name → file system

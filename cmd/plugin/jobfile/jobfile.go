@@ -138,6 +138,26 @@ func (f *File) ID() string {
 	return *f.Job.Name
 }
 
+// JobName is the job's, which is its ID unless it has another.
+func (f *File) JobName() string {
+	if f.Job.Name != nil && *f.Job.Name != "" {
+		return *f.Job.Name
+	}
+	return f.ID()
+}
+
+// MakesJobs reports whether each run is a job of its own, whose ID and name Nomad makes.
+func (f *File) MakesJobs() bool { return f.Job.IsPeriodic() || f.Job.IsParameterized() }
+
+// WorkloadID is the ID that the identities of the job's tasks have, and by which Nomad knows their rights: of a job that Nomad
+// made of another, the other's.
+func (f *File) WorkloadID() string {
+	if parent := f.Job.ParentID; parent != nil && *parent != "" {
+		return *parent
+	}
+	return f.ID()
+}
+
 // Namespace is the one that the job names; empty: none.
 func (f *File) Namespace() string {
 	if f.Job.Namespace != nil {

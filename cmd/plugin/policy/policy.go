@@ -58,11 +58,13 @@ type Plan struct {
 	Notes     []string    `json:"notes,omitempty"`
 	// Incomplete: a path is not known here, and a note says which.
 	Incomplete bool `json:"incomplete,omitempty"`
+
+	withoutRole bool // a task's policy is not here at all
 }
 
 // Of makes the plan of a job. An error is what keeps it from being safe or complete.
 func Of(ctx context.Context, file *jobfile.File, o Options) (*Plan, error) {
-	p := &planner{file: file, options: o, plan: &Plan{Job: file.ID(), AuthPath: o.AuthPath}}
+	p := &planner{file: file, options: o, plan: &Plan{Job: file.WorkloadID(), AuthPath: o.AuthPath}}
 	if err := plain("the auth path", o.AuthPath); err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func Of(ctx context.Context, file *jobfile.File, o Options) (*Plan, error) {
 				continue
 			}
 			found = true
-			errs = append(errs, p.task(ctx, taskconfig.Task{Job: file.ID(), Namespace: file.Namespace(), Group: g, Task: t}))
+			errs = append(errs, p.task(ctx, taskconfig.Of(file, g, t)))
 		}
 	}
 	if !found {
@@ -112,10 +114,21 @@ func (p *planner) task(ctx context.Context, t taskconfig.Task) error {
 	if c.Spec == nil {
 		return nil
 	}
+	for _, sec := range c.Spec.Secrets {
+		if c.Unknown("secret", sec.Name, "provider") {
+			p.plan.Incomplete = true
+			p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("Not here: secret %q of task %q: its provider %q is known only when Nomad starts the task.", sec.Name, t.Name, c.Written("secret", sec.Name, "provider")))
+		}
+	}
 	if err := p.variables(t, c); err != nil {
 		return fmt.Errorf("%s: task %q: %w", p.at(t), t.Name, err)
 	}
-	if !p.asksVault(c.Spec) {
+	if !c.ReadsVault() {
+		return nil
+	}
+	if namespace, known := c.Namespace(); !known {
+		p.plan.Incomplete, p.plan.withoutRole = true, true
+		p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("Not here: task %q: its namespace %q is known only when Nomad starts the task. Write its policy and its role by hand, in that namespace.", t.Name, namespace))
 		return nil
 	}
 	r, err := p.roleOf(t, c)
@@ -123,7 +136,7 @@ func (p *planner) task(ctx context.Context, t taskconfig.Task) error {
 		return fmt.Errorf("%s: task %q: %w", p.at(t), t.Name, err)
 	}
 	for _, sec := range c.Spec.Secrets {
-		if sec.Request.Provider != secrets.DefaultProvider {
+		if sec.Request.Provider != secrets.DefaultProvider || c.Unknown("secret", sec.Name, "provider") {
 			continue
 		}
 		if err := p.secret(ctx, r, c, sec); err != nil {
@@ -147,11 +160,6 @@ func compareBool(a, b bool) int {
 		return 1
 	}
 	return -1
-}
-
-// asksVault reports whether a task needs a token of Vault's.
-func (p *planner) asksVault(spec *secrets.Spec) bool {
-	return len(spec.Secrets) == 0 || slices.ContainsFunc(spec.Secrets, func(s secrets.Secret) bool { return s.Request.Provider == secrets.DefaultProvider })
 }
 
 // revoke is the path by which a lease is revoked.
@@ -248,12 +256,22 @@ func (p *planner) roleName(t taskconfig.Task, c *taskconfig.Config) (name, note 
 	switch v := t.Vault; {
 	case v != nil && v.Role != "" && !strings.Contains(v.Role, "${"):
 		return v.Role, ""
+	case v != nil && v.Role != "":
+		return ours, p.unknownRole(t, v.Role)
 	case v != nil:
 		return ours, fmt.Sprintf("Task %q has a vault block that names no role: set role = %q in it, or the agent's default role is used, which other jobs have, too.", t.Name, ours)
-	case c.Ours.Role != "" && !c.Unknown("role"):
+	case c.Unknown("role"):
+		return ours, p.unknownRole(t, c.Written("role"))
+	case c.Ours.Role != "":
 		return c.Ours.Role, ""
 	}
 	return ours, fmt.Sprintf("Task %q names no role: set role = %q in its config block, or the plugin's default role (%s) is used, which other jobs have, too.", t.Name, ours, driver.DefaultJWTRole())
+}
+
+// unknownRole is what is to be said of a task whose role is not known here.
+func (p *planner) unknownRole(t taskconfig.Task, role string) string {
+	p.plan.Incomplete = true
+	return fmt.Sprintf("Not here: the name of the role of task %q: %q is known only when Nomad starts the task. Give the policy and the role that name.", t.Name, role)
 }
 
 var noName = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/jobfile"
@@ -202,6 +203,39 @@ func TestGolden(t *testing.T) {
 	must.ErrorContains(t, err, `no task "none"`)
 }
 
+// The role is bound to the audience of the identity that the driver logs in with, whatever others the task has.
+func TestAudience(t *testing.T) {
+	for file, want := range map[string]string{"private/vault.jwt": "corp.vault", "/private//vault.jwt": "corp.vault", "": "vault.io"} {
+		plan, err := Of(t.Context(), parse(t, "job", fmt.Appendf(nil, `job "j" {
+  group "g" {
+    task "web" {
+      driver = "docker"
+      identity {
+        name     = "any"
+        aud      = ["corp.vault"]
+        file     = true
+        filepath = %q
+      }
+      identity {
+        name = "aws"
+        aud  = ["sts.amazonaws.com"]
+        file = true
+      }
+      config {
+        image = "i"
+        secret "app" {
+          path = "secret/app"
+          env  = { A = "a" }
+        }
+      }
+    }
+  }
+}`, file)), options())
+		must.NoError(t, err)
+		must.Eq(t, []string{want}, plan.Roles[0].JWT.BoundAudiences)
+	}
+}
+
 // A shell runs the script, and vault gets each policy and role as it is.
 func TestScriptRuns(t *testing.T) {
 	plan, err := Of(t.Context(), parse(t, "job", []byte(several)), options())
@@ -384,4 +418,117 @@ func TestVariables(t *testing.T) {
 	must.NoError(t, err)
 	must.True(t, plan.Incomplete)
 	must.StrContains(t, plan.Notes[0], `secret "theirs" of task "app"`)
+}
+
+// webJob is a job of one task: more of the job, of the task and of its config.
+func webJob(t *testing.T, job, task, config string) *jobfile.File {
+	t.Helper()
+	return parse(t, "job", fmt.Appendf(nil, "job \"web\" {\n%s\ngroup \"app\" {\ntask \"app\" {\ndriver = \"docker\"\n%s\nconfig {\nimage = \"x\"\n%s\n}\n}\n}\n}\n", job, task, config))
+}
+
+const appSecret = "role = \"web\"\nsecret \"a\" {\npath = \"secret/%s\"\nfiles = true\n}\n"
+
+// Policy and role are for the namespace that the task reads in, which a vault block or the job's env may say. One that only Nomad
+// knows has neither: they would be in the wrong one.
+func TestNamespaces(t *testing.T) {
+	for task, want := range map[string]string{
+		"": "", "vault {\nrole = \"web\"\nnamespace = \"team-a\"\n}": "team-a", "env {\nVAULT_NAMESPACE = \"team-b\"\n}": "team-b",
+		"vault {\nrole = \"web\"\nnamespace = \"team-a\"\nenv = false\n}": "",
+	} {
+		plan, err := Of(t.Context(), webJob(t, "", task, fmt.Sprintf(appSecret, "a")), options())
+		must.NoError(t, err)
+		must.False(t, plan.Incomplete)
+		must.EqOp(t, want, plan.Roles[0].Namespace)
+		var script strings.Builder
+		must.NoError(t, plan.WriteScript(&script))
+		must.EqOp(t, want != "", strings.Contains(script.String(), "vault policy write -namespace='"+want+"' 'web' -"))
+	}
+	for task, config := range map[string]string{
+		"vault {\nrole = \"web\"\nnamespace = \"${meta.team}\"\n}": "", "env {\nVAULT_NAMESPACE = \"${meta.team}\"\n}": "", "": "namespace = \"${meta.team}\"\n",
+	} {
+		plan, err := Of(t.Context(), webJob(t, "", task, fmt.Sprintf(appSecret, "a")+config), options())
+		must.NoError(t, err)
+		must.True(t, plan.Incomplete)
+		must.SliceEmpty(t, plan.Roles)
+		var script, policies strings.Builder
+		must.NoError(t, plan.WriteScript(&script))
+		must.NoError(t, plan.WritePolicies(&policies))
+		for _, text := range []string{script.String(), policies.String()} {
+			must.StrContains(t, text, `# Not here: task "app": its namespace "${meta.team}" is known only when Nomad starts the task.`)
+			must.StrNotContains(t, text, "not_known")
+			must.StrNotContains(t, text, "vault policy write")
+			must.StrNotContains(t, text, "Nothing:")
+		}
+	}
+}
+
+// A run of a periodic or parameterized job has an ID of its own: what names it is not known here.
+func TestJobsOfJobs(t *testing.T) {
+	periodic := "type = \"batch\"\nperiodic {\ncrons = [\"@daily\"]\n}"
+	for path, want := range map[string]string{
+		"${NOMAD_JOB_ID}": "", "${NOMAD_JOB_NAME}": "", "${NOMAD_JOB_PARENT_ID}": "secret/data/web",
+	} {
+		plan, err := Of(t.Context(), webJob(t, periodic, "", fmt.Sprintf(appSecret, path)), options())
+		must.NoError(t, err)
+		must.EqOp(t, want == "", plan.Incomplete)
+		must.EqOp(t, "web", plan.Roles[0].JWT.BoundClaims.JobID)
+		if want != "" {
+			must.Eq(t, want, plan.Roles[0].Grants[0].Path)
+		} else {
+			must.SliceEmpty(t, plan.Roles[0].Grants)
+		}
+	}
+	for path, incomplete := range map[string]bool{"nomad/jobs/${NOMAD_JOB_ID}": true, "nomad/jobs/${NOMAD_JOB_PARENT_ID}": false} {
+		plan, err := Of(t.Context(), webJob(t, periodic, "", fmt.Sprintf("secret \"a\" {\nprovider = \"nomad\"\npath = \"%s\"\nfiles = true\n}", path)), options())
+		must.NoError(t, err)
+		must.EqOp(t, incomplete, plan.Incomplete)
+		must.SliceEmpty(t, plan.Variables)
+	}
+	plan, err := Of(t.Context(), webJob(t, `name = "The Web"`, "", fmt.Sprintf(appSecret, "${NOMAD_JOB_ID}/${NOMAD_JOB_NAME}")), options())
+	must.NoError(t, err)
+	must.Eq(t, "secret/data/web/The Web", plan.Roles[0].Grants[0].Path)
+	must.EqOp(t, "web", plan.Roles[0].JWT.BoundClaims.JobID)
+}
+
+// A role or a provider that only Nomad knows makes the plan incomplete, and says so.
+func TestUnknownRoleAndProvider(t *testing.T) {
+	for task, config := range map[string]string{
+		"": "role = \"${meta.role}\"\n", "vault {\nrole = \"${meta.role}\"\n}": "",
+	} {
+		plan, err := Of(t.Context(), webJob(t, "", task, config+"secret \"a\" {\npath = \"secret/a\"\nfiles = true\n}\n"), options())
+		must.NoError(t, err)
+		must.True(t, plan.Incomplete)
+		must.StrContains(t, plan.Roles[0].Notes[0], `the name of the role of task "app": "${meta.role}" is known only when`)
+		must.Eq(t, map[string][]string{"secret/data/a": {"read"}}, granted(t, plan.Roles[0].Policy()))
+	}
+	plan, err := Of(t.Context(), webJob(t, "", "", "secret \"a\" {\nprovider = \"${meta.p}\"\npath = \"secret/a\"\nfiles = true\n}\n"), options())
+	must.NoError(t, err)
+	must.True(t, plan.Incomplete)
+	must.SliceEmpty(t, plan.Roles)
+	must.StrContains(t, plan.Notes[0], `secret "a" of task "app": its provider "${meta.p}" is known only when`)
+}
+
+// No two tasks have one name for their ACL policies, which are those of all of Nomad's namespaces; and Nomad takes each.
+func TestPolicyNames(t *testing.T) {
+	must.EqOp(t, "web-app-server", policyName("default", "web", "app", "server"))
+	must.EqOp(t, policyName("shop", "web", "app", "server"), policyName("shop", "web", "app", "server"))
+	long := strings.Repeat("a", 111-len("-app-server"))
+	must.EqOp(t, long+"-app-server", policyName("default", long, "app", "server"))
+	hash := strings.TrimPrefix(policyName("shop", "web", "app", "server"), "web-app-server-")
+	parts := []string{"web", "a-b", "a", "b-c", "c", "b", "a_b", "a.b", "a b", "_", "-", "-a", strings.Repeat("x", 200), strings.Repeat("x", 200) + "y", hash, long}
+	taken := map[string][]string{}
+	for _, namespace := range []string{"default", "shop", "a-b"} {
+		for _, job := range parts {
+			for _, group := range parts {
+				for _, task := range parts {
+					name := policyName(namespace, job, group, task)
+					must.RegexMatch(t, structs.ValidPolicyName, name)
+					must.StrNotHasPrefix(t, "-", name)
+					is := []string{namespace, job, group, task}
+					must.Nil(t, taken[name], must.Sprintf("%q and %q are both %s", taken[name], is, name))
+					taken[name] = is
+				}
+			}
+		}
+	}
 }

@@ -1,7 +1,10 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -21,7 +24,7 @@ type Variables struct {
 // variables plans the ACL policy of a task that reads other variables than its own.
 func (p *planner) variables(t taskconfig.Task, c *taskconfig.Config) error {
 	v := Variables{
-		Name: noName.ReplaceAllString(p.plan.Job+"-"+*t.Group.Name+"-"+t.Name, "-"), Namespace: p.nomadNamespace(),
+		Name: policyName(p.nomadNamespace(), p.plan.Job, *t.Group.Name, t.Name), Namespace: p.nomadNamespace(),
 		Group: *t.Group.Name, Task: t.Name,
 	}
 	for _, sec := range c.Spec.Secrets {
@@ -52,6 +55,29 @@ func (p *planner) variables(t taskconfig.Task, c *taskconfig.Config) error {
 	slices.Sort(v.Paths)
 	p.plan.Variables = append(p.plan.Variables, v)
 	return nil
+}
+
+// What Nomad takes for the name of an ACL policy (ValidPolicyName in nomad/structs).
+const maxPolicyName = 128
+
+var noPolicyName = regexp.MustCompile(`[^a-zA-Z0-9-]+`)
+
+// policyName is the name of a task's ACL policy. These names are one for all of Nomad's namespaces, so each is of one task alone:
+//   - JOB-GROUP-TASK of the namespace default, if none of the three has a dash itself. It has two dashes;
+//   - else the same and a hash of all that the task is named by. That has three dashes or more; or it is cut, and is longer than
+//     any without a hash.
+func policyName(namespace, job, group, task string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", namespace, job, group, task))
+	hash := "-" + hex.EncodeToString(sum[:8])
+	plain := job + "-" + group + "-" + task
+	name := noPolicyName.ReplaceAllString(plain, "-")
+	if namespace == "default" && name == plain && strings.Count(name, "-") == 2 && len(name)+len(hash) <= maxPolicyName {
+		return name
+	}
+	if strings.HasPrefix(name, "-") {
+		name = "job" + name // else the command line takes it for an option
+	}
+	return name[:min(len(name), maxPolicyName-len(hash))] + hash
 }
 
 // ownVariables are those that Nomad lets a task read without a policy

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/taskconfig"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
 // JWTRole is a role of Vault's JWT auth method, as `vault write auth/PATH/role/NAME -` takes it.
@@ -53,8 +55,12 @@ func (r *JWTRole) of(t taskconfig.Task, c *taskconfig.Config) {
 		r.BoundClaims.Tasks = append(r.BoundClaims.Tasks, t.Name)
 	}
 	audiences := []string{vaultAudience}
+	read := taskconfig.Below(cmp.Or(c.Ours.IdentityFile, driver.DefaultJWTFile()))
 	for _, id := range t.Identities {
-		if id != nil && len(id.Audience) > 0 && t.Vault == nil && (id.Filepath == c.Ours.IdentityFile || c.Ours.IdentityFile == "" && id.Name == "vault") {
+		if id == nil || len(id.Audience) == 0 || t.Vault != nil {
+			continue
+		}
+		if taskconfig.WrittenTo(id) == read || c.Ours.IdentityFile == "" && id.Filepath == "" && id.Name == "vault" {
 			audiences = id.Audience
 		}
 	}
@@ -70,7 +76,7 @@ func (r *Role) Policy() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n", of(r.Tasks))
 	for _, note := range r.Notes {
-		fmt.Fprintf(&b, "# %s\n", oneLine(note))
+		fmt.Fprintf(&b, "# %s\n", secrets.OneLine(note))
 	}
 	if len(r.Grants) == 0 && len(r.Notes) == 0 {
 		b.WriteString("# Nothing: Vault's policy default has all that it needs.\n")
@@ -78,7 +84,7 @@ func (r *Role) Policy() string {
 	for _, g := range r.Grants {
 		b.WriteString("\n")
 		if g.Note != "" {
-			fmt.Fprintf(&b, "# %s\n", oneLine(g.Note))
+			fmt.Fprintf(&b, "# %s\n", secrets.OneLine(g.Note))
 		}
 		fmt.Fprintf(&b, "path \"%s\" {\n  capabilities = [\"%s\"]\n}\n", g.Path, strings.Join(g.Capabilities, `", "`))
 	}
@@ -96,9 +102,6 @@ func of(tasks []string) string {
 	return "Tasks " + strings.Join(quoted, ", ")
 }
 
-// oneLine keeps a comment from becoming something else.
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
-
 // beside is what each policy leaves to Vault's own.
 const beside = "# Vault's policy default has the rest: to renew and revoke the token, and to renew leases. A role that does\n# without it (token_no_default_policy) needs the lines of jobs/default-policy.hcl, too."
 
@@ -114,10 +117,11 @@ func (p *Plan) WritePolicies(w io.Writer) error {
 		}
 		b.WriteString(r.Policy())
 	}
-	if len(p.Roles) == 0 {
-		fmt.Fprintf(&b, "# Nothing: no task of job %q has secrets of Vault's.\n", p.Job)
-	} else {
+	switch {
+	case len(p.Roles) > 0:
 		b.WriteString("\n" + beside + "\n")
+	case !p.withoutRole:
+		fmt.Fprintf(&b, "# Nothing: no task of job %q has secrets of Vault's.\n", p.Job)
 	}
 	p.writeNotes(&b)
 	for _, v := range p.Variables {
@@ -132,7 +136,7 @@ func (p *Plan) WritePolicies(w io.Writer) error {
 
 func (p *Plan) writeNotes(b *strings.Builder) {
 	for _, note := range p.Notes {
-		fmt.Fprintf(b, "# %s\n", oneLine(note))
+		fmt.Fprintf(b, "# %s\n", secrets.OneLine(note))
 	}
 }
 

@@ -30,10 +30,11 @@ func (c *Config) evaluate(schema *hclspec.Spec, config any, t Task) (cty.Value, 
 	if diags.HasErrors() {
 		return cty.NilVal, fmt.Errorf("read the config of task %q: %w", t.Name, diags)
 	}
-	v, diags := hcldec.Decode(file.Body, spec, &hcl.EvalContext{
+	c.context = &hcl.EvalContext{
 		Variables: c.variables(hcldec.Variables(file.Body, spec), w, t),
 		Functions: hclutils.GetStdlibFuncs(),
-	})
+	}
+	v, diags := hcldec.Decode(file.Body, spec, c.context)
 	for _, d := range diags {
 		if d.Severity == hcl.DiagError {
 			c.Problems = append(c.Problems, w.problem(d))
@@ -50,12 +51,19 @@ func (c *Config) variables(used []hcl.Traversal, w *placed, t Task) map[string]c
 		c.secretVariable(u, w, t)
 	}
 	known := map[string]string{
-		"NOMAD_JOB_ID": t.Job, "NOMAD_JOB_NAME": t.Job, "NOMAD_TASK_NAME": t.Name, "NOMAD_NAMESPACE": t.Namespace,
+		"NOMAD_JOB_ID": t.Job, "NOMAD_JOB_NAME": t.JobName, "NOMAD_JOB_PARENT_ID": t.Parent,
+		"NOMAD_TASK_NAME": t.Name, "NOMAD_NAMESPACE": t.Namespace,
 	}
 	if t.Group != nil {
 		known["NOMAD_GROUP_NAME"] = deref(t.Group.Name)
 	}
 	for name, value := range known {
+		if own, _, given := t.GivenEnv(name); given { // it takes the place of Nomad's
+			value = own
+			if interpolated(own) {
+				continue
+			}
+		}
 		if _, ok := vars[name]; ok && value != "" {
 			vars[name] = cty.StringVal(value)
 		}

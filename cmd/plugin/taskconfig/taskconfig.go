@@ -5,19 +5,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hashicorp/nomad/api"
+	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
-
-// Task is a task of a job, and where it is in it.
-type Task struct {
-	Job, Namespace string // as far as the file tells
-	Group          *api.TaskGroup
-	*api.Task
-}
 
 // Problem is what a start would refuse.
 type Problem struct {
@@ -31,8 +24,12 @@ type Config struct {
 	Ours     secrets.TaskConfig
 	Spec     *secrets.Spec // nil: the task declares nothing, or something is wrong
 	Problems []Problem
-	unknown  [][]string // places whose value is not known here
+	unknown  [][]string        // places whose value is not known here
+	standIn  map[string]string // by place, the texts that stand there
 	raw      map[string]any
+	context  *hcl.EvalContext // what a start fills in, as far as it is known
+
+	namespace string // Vault's, as it is written
 }
 
 // Decode decodes the config of a task of a driver of ours.
@@ -45,7 +42,7 @@ func Decode(t Task) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{raw: t.Config}
+	c := &Config{raw: t.Config, standIn: map[string]string{}}
 	p := &pruner{}
 	pruned := p.object(nil, schema.GetObject().GetAttributes(), t.Config)
 	c.Problems = p.problems
@@ -70,18 +67,19 @@ func Decode(t Task) (*Config, error) {
 	}
 	spec, err := d.Check(&cfg, c.Ours)
 	for _, problem := range secrets.Problems(err) {
-		if !c.told(problem.Place) {
-			c.Problems = append(c.Problems, Problem{Steps: problem.Place, Text: problem.Text})
+		if !c.reported(problem.Place) {
+			c.Problems = append(c.Problems, Problem{Steps: problem.Place, Text: c.asWritten(problem)})
 		}
 	}
+	c.inNamespace(t, spec)
 	if len(c.Problems) == 0 {
 		c.Spec = spec
 	}
 	return c, nil
 }
 
-// told reports whether a problem of this very place is known already: what the schema refuses is not there afterwards.
-func (c *Config) told(steps []string) bool {
+// reported says whether a problem of this very place is known already: what the schema refuses is not there afterwards.
+func (c *Config) reported(steps []string) bool {
 	return len(steps) > 0 && slices.ContainsFunc(c.Problems, func(p Problem) bool {
 		return slices.Equal(p.Steps, steps) || len(p.Steps) == len(steps)+1 && slices.Equal(p.Steps[:len(steps)], steps) && strings.HasSuffix(p.Text, " is missing")
 	})
@@ -96,6 +94,19 @@ func (c *Config) Unknown(steps ...string) bool {
 func (c *Config) Written(steps ...string) string {
 	text, _ := written(c.raw, steps).(string)
 	return text
+}
+
+// ReadsVault reports whether the task needs a token of Vault's to start, as far as is known.
+func (c *Config) ReadsVault() bool {
+	if from := c.Ours.FromPolicies; from != "" && from != "off" || len(c.Ours.Secrets) == 0 {
+		return true
+	}
+	for name, s := range c.Ours.Secrets {
+		if (s.Provider == "" || s.Provider == secrets.DefaultProvider) && !c.Unknown("secret", name, "provider") {
+			return true
+		}
+	}
+	return false
 }
 
 // written follows steps through maps, and lists of them.

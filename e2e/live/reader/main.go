@@ -2,9 +2,10 @@
 //
 //	reader mmap|sendfile|splice FILE      the file's content, read in that way
 //	reader rate N OUT FILE...             read the files in turn, N times a second, and write Stats to OUT
-//	reader pairs OUT DIR                  read DIR/user and DIR/password over and over, and write Stats to OUT
+//	reader pairs N OUT DIR                read DIR/user and DIR/password, N times a second, and write Stats to OUT
 //	reader lookups N DIR                  look up N made-up names
 //	reader change DIR                     try to change DIR/user and DIR in all ways, and print what comes of each
+//	reader hold DIR                       go to DIR, open and map DIR/user, print "held", and keep all that
 //	reader handle DIR NAME...             open the root of DIR's file system by its handle and NAME/user there, and print what comes of it
 package main
 
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -33,6 +35,7 @@ type Stats struct {
 	LastFailed int64
 	Mismatches int
 	Slowest    time.Duration
+	Took       map[int]int      // how many reads took up to so many microseconds
 	Seen       map[string]int64 // each value, and when it was first read
 }
 
@@ -51,19 +54,15 @@ func run(args []string) error {
 	case "mmap", "sendfile", "splice":
 		return one(args[0], args[1])
 	case "rate":
-		n, err := strconv.Atoi(args[1])
-		if err != nil {
-			return err
-		}
 		i := 0
-		return loop(args[2], time.Second/time.Duration(n), func(s *Stats) {
+		return loop(args[1:], func(s *Stats) {
 			i++
 			s.read(args[3+i%(len(args)-3)])
 		})
 	case "pairs":
-		return loop(args[1], 0, func(s *Stats) {
-			user, ok := s.read(filepath.Join(args[2], "user"))
-			password, ok2 := s.read(filepath.Join(args[2], "password"))
+		return loop(args[1:], func(s *Stats) {
+			user, ok := s.read(filepath.Join(args[3], "user"))
+			password, ok2 := s.read(filepath.Join(args[3], "password"))
 			if ok && ok2 && user != password {
 				s.Mismatches++
 			}
@@ -77,6 +76,8 @@ func run(args []string) error {
 	case "change":
 		change(args[1])
 		return nil
+	case "hold":
+		return hold(args[1])
 	case "handle":
 		byHandle(args[1], args[2:])
 		return nil
@@ -84,11 +85,16 @@ func run(args []string) error {
 	return fmt.Errorf("unknown: %s", args[0])
 }
 
-// loop reads until it is told to stop, and writes the file now and then.
-func loop(out string, every time.Duration, read func(*Stats)) error {
+// loop reads so often until it is told to stop, and writes the file now and then.
+func loop(args []string, read func(*Stats)) error {
+	rate, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	every, out := time.Second/time.Duration(rate), args[1]
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
-	s := Stats{Seen: map[string]int64{}}
+	s := Stats{Took: map[int]int{}, Seen: map[string]int64{}}
 	next, wrote := time.Now(), time.Time{}
 	for {
 		select {
@@ -103,12 +109,10 @@ func loop(out string, every time.Duration, read func(*Stats)) error {
 				return err
 			}
 		}
-		if next = next.Add(every); every > 0 {
-			if behind := time.Since(next); behind > time.Second {
-				next = time.Now()
-			}
-			time.Sleep(time.Until(next))
+		if next = next.Add(every); time.Since(next) > time.Second { // it is behind
+			next = time.Now()
 		}
+		time.Sleep(time.Until(next))
 	}
 }
 
@@ -126,7 +130,9 @@ func (s *Stats) write(out string) error {
 func (s *Stats) read(path string) (string, bool) {
 	begin := time.Now()
 	got, err := readFile(path)
-	s.Slowest = max(s.Slowest, time.Since(begin))
+	took := time.Since(begin)
+	s.Slowest = max(s.Slowest, took)
+	s.Took[roundUp(int(took.Microseconds()))]++
 	s.Reads++
 	if err != nil {
 		s.Errors++
@@ -140,6 +146,14 @@ func (s *Stats) read(path string) (string, bool) {
 		s.Seen[got] = time.Now().UnixMilli()
 	}
 	return got, true
+}
+
+// roundUp leaves the three leading bits, so that there are few numbers.
+func roundUp(n int) int {
+	if low := bits.Len(uint(n)) - 3; low > 0 {
+		n = (n>>low + 1) << low
+	}
+	return n
 }
 
 // readFile is without the runtime's poller.
@@ -276,6 +290,24 @@ func opens(path string, flags int) error {
 		_ = unix.Close(fd)
 	}
 	return err
+}
+
+// hold keeps a directory as its own, and a file of it open and in its memory, until it is killed.
+func hold(dir string) error {
+	if err := unix.Chdir(dir); err != nil {
+		return err
+	}
+	fd, err := unix.Open("user", unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	mapped, err := unix.Mmap(fd, 0, 1, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	fmt.Println("held", len(mapped))
+	signal.Ignore(syscall.SIGTERM)
+	select {}
 }
 
 // byHandle opens the root of a FUSE file system, whose number is 1 in all of them, and files below it.

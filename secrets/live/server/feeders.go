@@ -26,7 +26,7 @@ type feeders struct {
 	wg    sync.WaitGroup
 }
 
-// conn is one feeder's connection. reads and lost are the store's.
+// conn is one feeder's connection. reads, names and lost are the store's.
 type conn struct {
 	name string
 	c    *net.UnixConn
@@ -36,6 +36,7 @@ type conn struct {
 	ctx  context.Context
 
 	reads []wire.Read
+	names int // bytes of the names in reads
 	lost  int
 }
 
@@ -144,6 +145,7 @@ func (f *feeders) read(c *conn) error {
 		case wire.Withdraw:
 			f.store.withdraw(c, m.Dir)
 		case wire.Ping:
+			_ = f.store.empty() // takes the lock that readers need: an answer tells that they get theirs
 		default:
 			return fmt.Errorf("%s is no request", m.Type)
 		}
@@ -221,6 +223,7 @@ func (c *conn) write(s *store) {
 		}
 		_ = c.c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if err := wire.Write(c.c, m); err != nil {
+			s.undelivered(c, m)
 			return
 		}
 	}

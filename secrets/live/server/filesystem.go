@@ -58,13 +58,14 @@ func (f *filesystem) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name 
 	case d.current == nil || d.tooOld(now):
 		d.report(header, path, wire.Stale, now)
 		return fuse.EIO
-	case v.folders[path]:
-		return f.found(f.nodes.folder(d, path), out)
-	}
-	if _, ok := v.fields[path]; ok {
-		return f.found(f.nodes.file(d, v, path), out)
-	}
-	if path == dockerSees && isDocker(header.Pid) {
+	case v.has(path):
+		n := f.nodes.of(d, v, path)
+		if n == nil {
+			d.report(header, path, wire.Full, now)
+			return fuse.Status(syscall.ENFILE)
+		}
+		return f.found(n, out)
+	case path == dockerSees && isDocker(header.Pid):
 		out.Attr = fuse.Attr{Ino: fuse.FUSE_UNKNOWN_INO, Mode: syscall.S_IFREG | 0o400, Nlink: 1}
 		out.NodeId = emptyNode
 		return fuse.OK
@@ -121,7 +122,7 @@ func (n *node) attr(a *fuse.Attr) {
 	if n.key.v != nil {
 		v = n.key.v
 		a.Mode = syscall.S_IFREG | d.Mode
-		a.Size = uint64(v.fields[n.key.path].size)
+		a.Size = uint64(n.size)
 		a.Blocks = (a.Size + 511) / 512
 	}
 	if v != nil {
@@ -199,7 +200,6 @@ func (f *filesystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut
 
 // ReadDir lists nothing, and always succeeds, unless the directory was declared with a listing.
 func (f *filesystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	entries := []fuse.DirEntry{{Name: ".", Mode: syscall.S_IFDIR}, {Name: "..", Mode: syscall.S_IFDIR}}
 	docker := isDocker(in.Pid)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -207,23 +207,26 @@ func (f *filesystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 	if n == nil {
 		return fuse.ENOENT
 	}
+	first := []child{{".", true}, {"..", true}}
+	var rest []child
 	if d := n.key.dir; d != nil {
 		if docker && n.key.path == "" {
-			entries = append(entries, fuse.DirEntry{Name: dockerSees, Mode: syscall.S_IFREG})
+			first = append(first, child{dockerSees, false})
 		}
 		if d.Listing && d.current != nil && !d.tooOld(time.Now()) {
-			for _, c := range d.current.list(n.key.path) {
-				mode := uint32(syscall.S_IFREG)
-				if c.folder {
-					mode = syscall.S_IFDIR
-				}
-				entries = append(entries, fuse.DirEntry{Name: c.name, Mode: mode})
-			}
+			rest = d.current.folders[n.key.path]
 		}
 	}
-	for i := in.Offset; i < uint64(len(entries)); i++ {
-		entries[i].Off = i + 1
-		if !out.AddDirEntry(entries[i]) {
+	for i := in.Offset; i < uint64(len(first)+len(rest)); i++ {
+		c := first[min(i, uint64(len(first)-1))]
+		if i >= uint64(len(first)) {
+			c = rest[i-uint64(len(first))]
+		}
+		entry := fuse.DirEntry{Name: c.name, Mode: syscall.S_IFREG, Off: i + 1}
+		if c.folder {
+			entry.Mode = syscall.S_IFDIR
+		}
+		if !out.AddDirEntry(entry) {
 			break
 		}
 	}

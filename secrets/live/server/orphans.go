@@ -1,6 +1,7 @@
 package server
 
 import (
+	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/internal/mountinfo"
@@ -22,13 +23,15 @@ func (s *store) orphans(now time.Time) []*directory {
 	return found
 }
 
-// removeUnused takes away those orphans that nobody uses: that are mounted nowhere, in no mount namespace. A feeder binds a
-// directory into place and takes it out at its end, so what is mounted is of a task that may still run.
+// removeUnused takes away those orphans that nobody uses: of which nothing is mounted, in no mount namespace. A feeder binds a
+// directory into place and takes it out at its end, so what is mounted is of a task that may still run. A container may have no
+// more than a folder of it.
 func (s *store) removeUnused(orphans []*directory, device string) error {
 	used := map[string]bool{}
 	err := mountinfo.Each(func(m mountinfo.Mount) {
 		if m.Device == device {
-			used[m.Root] = true
+			entry, _, _ := strings.Cut(strings.TrimPrefix(m.Root, "/"), "/")
+			used[entry] = true
 		}
 	})
 	if err != nil {
@@ -37,7 +40,7 @@ func (s *store) removeUnused(orphans []*directory, device string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, d := range orphans {
-		if d.feeder == nil && !used["/"+d.entry] && s.dirs[d.entry] == d {
+		if d.feeder == nil && !used[d.entry] && s.dirs[d.entry] == d {
 			s.removeLocked(d)
 		}
 	}

@@ -15,7 +15,8 @@ const (
 // match. A process that opens a field again wants what is current, and so begins anew.
 type pairs struct {
 	entries map[pairKey]*list.Element
-	order   list.List // of *pair, the oldest first
+	order   list.List          // of *pair, the oldest first
+	of      map[*directory]int // how many are of each
 	drop    func(*version)
 }
 
@@ -32,7 +33,7 @@ type pair struct {
 }
 
 func newPairs(drop func(*version)) *pairs {
-	return &pairs{entries: map[pairKey]*list.Element{}, drop: drop}
+	return &pairs{entries: map[pairKey]*list.Element{}, of: map[*directory]int{}, drop: drop}
 }
 
 // version is which one a process is to find a field in.
@@ -59,10 +60,33 @@ func (p *pairs) opened(tgid uint32, d *directory, v *version, path string, now t
 		p.remove(e)
 	}
 	v.refs++
+	p.of[d]++
 	p.entries[key] = p.order.PushBack(&pair{key: key, v: v, until: now.Add(pairFor), opened: map[string]bool{path: true}})
 	if p.order.Len() > pairTable {
-		p.remove(p.order.Front())
+		p.remove(p.oldest(p.largest(d)))
 	}
+}
+
+// largest is a directory that has more of the table than others: a task with thousands of processes must not take the place
+// of another's. It is d if that has more than its share.
+func (p *pairs) largest(d *directory) *directory {
+	if p.of[d] > pairTable/len(p.of) {
+		return d
+	}
+	for other, n := range p.of {
+		if n > p.of[d] {
+			d = other
+		}
+	}
+	return d
+}
+
+func (p *pairs) oldest(d *directory) *list.Element {
+	e := p.order.Front()
+	for e.Value.(*pair).key.dir != d {
+		e = e.Next()
+	}
+	return e
 }
 
 // expire forgets what is over, and all of a directory that goes.
@@ -85,5 +109,8 @@ func (p *pairs) forget(d *directory) {
 func (p *pairs) remove(e *list.Element) {
 	gone := p.order.Remove(e).(*pair)
 	delete(p.entries, gone.key)
+	if p.of[gone.key.dir]--; p.of[gone.key.dir] == 0 {
+		delete(p.of, gone.key.dir)
+	}
 	p.drop(gone.v)
 }

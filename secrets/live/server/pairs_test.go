@@ -90,6 +90,28 @@ func TestTheTableOfPairsIsBounded(t *testing.T) {
 	must.Eq(t, 0, v.refs)
 }
 
+// A task that starts thousands of processes keeps nobody else from a user and a password that match.
+func TestATaskTakesNoOthersPlaceInTheTable(t *testing.T) {
+	now := time.Now()
+	p := newPairs(func(v *version) { v.refs-- })
+	old := testVersion("user", "password")
+	d, hostile := &directory{current: old}, &directory{current: testVersion("user")}
+	for tgid := range uint32(2 * pairTable) {
+		if tgid%1024 == 0 {
+			p.opened(tgid/1024, d, old, "user", now)
+		}
+		p.opened(tgid, hostile, hostile.current, "user", now)
+	}
+	must.Eq(t, pairTable, len(p.entries))
+	d.current = testVersion("user", "password")
+	for tgid := range uint32(8) {
+		must.True(t, p.version(tgid, d, "password", now) == old, must.Sprint(tgid))
+	}
+	p.forget(hostile)
+	p.forget(d)
+	must.MapEmpty(t, p.of)
+}
+
 func TestAThreadsProcessIsFound(t *testing.T) {
 	done := make(chan [2]uint32)
 	go func() {

@@ -73,6 +73,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() { all.serve(serving) })
+	wg.Go(func() {
+		all.store.prune(serving, func(parent uint64, name string) { _ = fs.EntryNotify(parent, name) })
+	})
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}

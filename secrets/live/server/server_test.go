@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -208,6 +209,77 @@ func TestValuesHeldOpenGiveWay(t *testing.T) {
 	must.Eq(t, 2, failed) // 64 MiB hold two versions of 30
 }
 
+// Who keeps most gives way, and not a neighbour who reads an old version to its end.
+func TestNobodysValuesGiveWayToAnothers(t *testing.T) {
+	s := newStore(func(string) {})
+	c := &conn{name: "f"}
+	at := time.Now()
+	set := func(dir string, mib int) *version {
+		at = at.Add(time.Second)
+		value := bytes.Repeat([]byte("m"), 1<<20)
+		m := wire.Message{Dir: dir}
+		for i := range mib {
+			m.Fields = append(m.Fields, wire.Field{Path: fmt.Sprint(i), Size: len(value)})
+		}
+		must.NoError(t, s.set(c, m, mib<<20, bytes.NewReader(bytes.Repeat(value, mib)), at))
+		v := s.dirs[s.entry(c, dir)].current
+		v.refs++ // somebody has a file of it open
+		return v
+	}
+	for _, dir := range []string{"neighbour", "hostile"} {
+		must.NoError(t, s.declare(c, wire.Directory{Name: dir, Mode: 0o400, StaleMS: 3600_000}))
+	}
+	kept := []*version{set("neighbour", 4), set("neighbour", 4)}
+	var hostile []*version
+	for range 9 {
+		hostile = append(hostile, set("hostile", 8))
+	}
+	for _, v := range kept {
+		must.False(t, v.gone)
+	}
+	for i, v := range hostile { // with the names, 6 of 8 MiB have room in what the neighbour leaves
+		must.Eq(t, i < 3, v.gone, must.Sprint(i))
+	}
+	for v := range s.versions {
+		v.wipe()
+	}
+}
+
+// Names are counted like values, and a secret with many is refused where there is no room, whatever is in them.
+func TestNamesAreCounted(t *testing.T) {
+	s := newStore(func(string) {})
+	c := &conn{name: "f"}
+	m := wire.Message{}
+	for i := range wire.MaxFields {
+		m.Fields = append(m.Fields, wire.Field{Path: fmt.Sprintf("%04d/%s%s", i, strings.Repeat("n/", wire.MaxDepth-1), strings.Repeat("n", 100))})
+	}
+	must.NoError(t, wire.CheckFields(m.Fields))
+	refusals := 0
+	for i := range 5 {
+		m.Dir = fmt.Sprint("d", i)
+		must.NoError(t, s.declare(c, wire.Directory{Name: m.Dir, Mode: 0o400, StaleMS: 3600_000}))
+		if err := s.set(c, m, 0, bytes.NewReader(nil), time.Now()); err != nil {
+			must.ErrorContains(t, err, "the bound is 67108864")
+			refusals++
+		}
+	}
+	must.Positive(t, refusals)
+	// They are true: the heap that they take is about what is counted.
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	v := newVersion(m.Fields, values{}, time.Now())
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	t.Logf("counted %d kB, took %d kB", v.size>>10, (after.HeapAlloc-before.HeapAlloc)>>10)
+	must.Less(t, uint64(v.size), after.HeapAlloc-before.HeapAlloc)
+	v.wipe()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	must.Less(t, before.HeapAlloc+uint64(v.size)/10, after.HeapAlloc)
+	runtime.KeepAlive(v)
+}
+
 func TestADirectoryThatIsWithdrawnIsGone(t *testing.T) {
 	r := run(t)
 	p := r.dial("f")
@@ -248,14 +320,16 @@ func TestAFeederThatSpeaksNonsenseIsCutOff(t *testing.T) {
 func TestOrphansStayWhileTheyAreMounted(t *testing.T) {
 	r := run(t)
 	p := r.dial("f")
-	for _, d := range []string{"used", "unused"} {
+	for _, d := range []string{"used", "folder", "unused"} {
 		p.declare(d)
-		must.Eq(t, "", p.set(d, "v", "x"))
+		must.Eq(t, "", p.set(d, "tls/v", "x"))
 	}
-	place := filepath.Join(t.TempDir(), "place")
-	must.NoError(t, os.Mkdir(place, 0o700))
-	must.NoError(t, unix.Mount(p.at("used"), place, "", unix.MS_BIND, ""))
-	t.Cleanup(func() { _ = unix.Unmount(place, unix.MNT_DETACH) })
+	for _, mounted := range []string{p.at("used"), filepath.Join(p.at("folder"), "tls")} {
+		place := filepath.Join(t.TempDir(), "place")
+		must.NoError(t, os.Mkdir(place, 0o700))
+		must.NoError(t, unix.Mount(mounted, place, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { _ = unix.Unmount(place, unix.MNT_DETACH) })
+	}
 	device, err := deviceOf(r.root)
 	must.NoError(t, err)
 
@@ -263,18 +337,21 @@ func TestOrphansStayWhileTheyAreMounted(t *testing.T) {
 	s.key = p.server.Key
 	now := time.Now()
 	gone := &conn{name: "f"}
-	for _, d := range []string{"used", "unused"} {
+	for _, d := range []string{"used", "folder", "unused"} {
 		must.NoError(t, s.declare(gone, wire.Directory{Name: d, Mode: 0o400, StaleMS: 1000}))
 	}
 	must.SliceEmpty(t, s.orphans(now.Add(time.Hour)))
 	s.leave(gone, now)
 	must.SliceEmpty(t, s.orphans(now.Add(orphanAfter/2)))
 	orphans := s.orphans(now.Add(2 * orphanAfter))
-	must.Len(t, 2, orphans)
+	must.Len(t, 3, orphans)
 	must.NoError(t, s.removeUnused(orphans, device))
 	must.MapContainsKey(t, s.dirs, s.entry(gone, "used"))
+	must.MapContainsKey(t, s.dirs, s.entry(gone, "folder"))
 	must.MapNotContainsKey(t, s.dirs, s.entry(gone, "unused"))
-	must.NoError(t, s.declare(gone, wire.Directory{Name: "used", Mode: 0o400})) // it came back
+	for _, d := range []string{"used", "folder"} { // they came back
+		must.NoError(t, s.declare(gone, wire.Directory{Name: d, Mode: 0o400}))
+	}
 	must.SliceEmpty(t, s.orphans(now.Add(time.Hour)))
 }
 
@@ -357,6 +434,15 @@ func TestReportsAreBounded(t *testing.T) {
 	must.NoError(t, wire.Write(&bytes.Buffer{}, m))
 	_, any = s.collect(c)
 	must.False(t, any)
+
+	// Names that JSON makes six times as long: the report can still be sent.
+	for range 2 * maxReads {
+		d.report(testHeader(), strings.Repeat("\x01", wire.MaxPath), wire.OK, time.Now())
+	}
+	m, _ = s.collect(c)
+	must.Len(t, maxNames/wire.MaxPath, m.Read)
+	must.Eq(t, 2*maxReads-len(m.Read), m.Lost)
+	must.NoError(t, wire.Write(&bytes.Buffer{}, m))
 }
 
 func TestMountOptions(t *testing.T) {

@@ -14,8 +14,8 @@ type values struct {
 	locked bool
 }
 
-// readValues takes size bytes from r.
-func readValues(r io.Reader, size int) (values, error) {
+// newValues has room for size bytes.
+func newValues(size int) (values, error) {
 	if size == 0 {
 		return values{locked: true}, nil
 	}
@@ -26,11 +26,16 @@ func readValues(r io.Reader, size int) (values, error) {
 	v := values{pages: pages}
 	_ = unix.Madvise(pages, unix.MADV_DONTDUMP) // not dumpable already
 	v.locked = unix.Mlock(pages) == nil
-	if _, err := io.ReadFull(r, pages); err != nil {
-		v.wipe()
-		return values{}, err
-	}
 	return v, nil
+}
+
+// read takes them from r.
+func (v *values) read(r io.Reader) error {
+	_, err := io.ReadFull(r, v.pages)
+	if err != nil {
+		v.wipe()
+	}
+	return err
 }
 
 // wipe gives the pages back, overwritten.

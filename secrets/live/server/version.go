@@ -1,7 +1,7 @@
 package server
 
 import (
-	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,10 +13,10 @@ import (
 // file of it open, or a process is to get the rest of it. Its directory's store guards it.
 type version struct {
 	values  values
-	size    int
-	fields  map[string]span   // by path
-	folders map[string]bool   // by path; "" is the directory itself
-	ids     map[string]uint64 // of the nodes of fields, by path
+	size    int                // with what the names take
+	fields  map[string]span    // by path
+	folders map[string][]child // what is in each, sorted; by path, "" is the directory itself
+	ids     map[string]uint64  // of the nodes of fields, by path
 	at      time.Time
 	refs    int
 	reading int  // answers under way that have its pages in them
@@ -26,24 +26,57 @@ type version struct {
 // span is where a field's value is.
 type span struct{ from, size int }
 
+// newVersion takes time where there are many fields: not to be done while the store is locked.
 func newVersion(fields []wire.Field, v values, at time.Time) *version {
-	n := &version{values: v, fields: make(map[string]span, len(fields)), folders: map[string]bool{"": true}, ids: map[string]uint64{}, at: at}
+	n := &version{values: v, fields: make(map[string]span, len(fields)), folders: map[string][]child{"": nil}, ids: map[string]uint64{}, at: at}
+	from := 0
 	for _, f := range fields {
-		n.fields[f.Path] = span{from: n.size, size: f.Size}
-		n.size += f.Size
-		for i, c := range []byte(f.Path) {
-			if c == '/' {
-				n.folders[f.Path[:i]] = true
-			}
-		}
+		n.fields[f.Path] = span{from: from, size: f.Size}
+		from += f.Size
+		n.add(f.Path, false)
 	}
+	for _, list := range n.folders {
+		slices.SortFunc(list, func(a, b child) int { return strings.Compare(a.name, b.name) })
+	}
+	n.size = sizeOf(fields)
 	return n
+}
+
+// add puts a name into its folder, and that into its own.
+func (v *version) add(path string, folder bool) {
+	parent, name := split(path)
+	if _, ok := v.folders[parent]; !ok {
+		v.add(parent, true)
+	}
+	if folder {
+		v.folders[path] = nil
+	}
+	v.folders[parent] = append(v.folders[parent], child{name, folder})
+}
+
+// What each field, and each folder that it is in, takes beside its name and its value.
+const fieldSize, folderSize = 256, 128
+
+// sizeOf is what a version takes, in whole pages, and names included: who writes secrets can fill memory with these, too.
+func sizeOf(fields []wire.Field) int {
+	values, names := 0, 0
+	for _, f := range fields {
+		values += f.Size
+		names += 2*len(f.Path) + fieldSize + folderSize*strings.Count(f.Path, "/")
+	}
+	page := os.Getpagesize()
+	return (values+page-1)/page*page + names
 }
 
 // has reports whether there is a field or a folder of this name.
 func (v *version) has(path string) bool {
 	_, field := v.fields[path]
-	return field || v.folders[path]
+	return field || v.isFolder(path)
+}
+
+func (v *version) isFolder(path string) bool {
+	_, ok := v.folders[path]
+	return ok
 }
 
 // slice is a part of a field's value, as it lies in the pages.
@@ -59,6 +92,7 @@ func (v *version) slice(s span, offset uint64, size int) []byte {
 // place may have another's values a moment later.
 func (v *version) wipe() {
 	v.gone = true
+	v.fields, v.folders, v.ids = nil, nil, nil // which may be large, too, and be held
 	if v.reading == 0 {
 		v.values.wipe()
 	}
@@ -70,21 +104,10 @@ type child struct {
 	folder bool
 }
 
-// list gives the names in a folder, sorted.
-func (v *version) list(folder string) []child {
-	prefix := join(folder, "")
-	names := map[string]bool{}
-	for path := range v.fields {
-		if rest, ok := strings.CutPrefix(path, prefix); ok {
-			name, _, deeper := strings.Cut(rest, "/")
-			names[name] = deeper
-		}
-	}
-	var list []child
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		list = append(list, child{name, names[name]})
-	}
-	return list
+// split undoes join.
+func split(path string) (folder, name string) {
+	i := strings.LastIndexByte(path, '/')
+	return path[:max(0, i)], path[i+1:]
 }
 
 // join is a name's path in a folder.

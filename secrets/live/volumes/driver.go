@@ -156,37 +156,35 @@ func (d *Driver) resume(v *volume) error {
 	v.op.Lock()
 	defer v.op.Unlock()
 	if v.forgetMounts(365*24*time.Hour) == 0 && v.inUse() == nil {
-		v.unserve(d.ctx) // what a crash may have left
+		v.unserve() // what a crash may have left
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(d.ctx, opTimeout)
-	defer cancel()
-	// The file server still has the last values; a look for newer ones is under way.
-	return v.serve(ctx, false)
+	return v.serveInUse()
 }
 
-// sweep ends what nobody uses. Docker does not send an Unmount again that was lost, and forgets its mounts in a crash.
+// sweep serves what is used and not served, and ends what nobody uses. Docker does not send an Unmount again that was lost, and
+// forgets its mounts in a crash.
 func (d *Driver) sweep(v *volume) {
 	v.op.Lock()
 	defer v.op.Unlock()
 	if d.ctx.Err() != nil {
 		return
 	}
-	used := v.inUse() != nil
-	if v.served() == nil {
-		if used {
-			d.log.Warn("a volume is mounted that is not served: serving it", "volume", v.Name)
-			if err := v.serve(d.ctx, false); err != nil {
-				d.log.Error("a volume in use cannot be served yet", "volume", v.Name, "error", err)
-			}
+	unusedBefore := v.unused
+	v.unused = false
+	users, err := live.Users(v.target)
+	switch {
+	case err != nil:
+		d.log.Error("it is not known who uses a volume: nothing is done about it", "volume", v.Name, "error", err)
+	case users > 0:
+		if err := v.serveInUse(); err != nil && d.ctx.Err() == nil {
+			d.log.Error("a volume in use cannot be served yet", "volume", v.Name, "error", err)
 		}
-		return
-	}
-	if used {
-		return
-	}
-	if v.forgetMounts(mountSoon) == 0 {
-		v.unserve(d.ctx)
+	case v.served() == nil:
+	case !unusedBefore: // a container whose volume is taken away never gets it back: so one look is not enough
+		v.unused = true
+	case v.forgetMounts(mountSoon) == 0:
+		v.unserve()
 		if err := d.save(); err != nil {
 			d.log.Warn("the volumes' state cannot be written", "error", err)
 		}
@@ -242,13 +240,12 @@ func (d *Driver) Mount(req *docker.MountRequest) (*docker.MountResponse, error) 
 	ctx, cancel := context.WithTimeout(d.ctx, opTimeout)
 	defer cancel()
 	if err := v.serve(ctx, true); err != nil {
+		v.release(req.ID)
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
 	v.mounted(req.ID)
 	if err := d.save(); err != nil {
-		if v.unmounted(req.ID) == 0 && v.inUse() == nil {
-			v.unserve(ctx)
-		}
+		v.release(req.ID)
 		return nil, err
 	}
 	return &docker.MountResponse{Mountpoint: v.target}, nil
@@ -262,9 +259,7 @@ func (d *Driver) Unmount(req *docker.UnmountRequest) error {
 	}
 	v.op.Lock()
 	defer v.op.Unlock()
-	if v.unmounted(req.ID) == 0 && v.inUse() == nil {
-		v.unserve(d.ctx)
-	}
+	v.release(req.ID)
 	return d.save()
 }
 
@@ -282,7 +277,7 @@ func (d *Driver) Remove(req *docker.RemoveRequest) error {
 	if v.forgetMounts(mountSoon) > 0 {
 		return fmt.Errorf("volume %s is in use: a container with it is being started", v.Name)
 	}
-	v.unserve(d.ctx)
+	v.unserve()
 	d.remove(v.Name)
 	return d.save()
 }
@@ -340,11 +335,7 @@ func (d *Driver) healed(ctx context.Context) {
 		if v.served() == nil {
 			continue
 		}
-		source, err := d.feeder.Source(ctx, v.dir)
-		if err == nil {
-			err = live.Place(source, v.target)
-		}
-		if err != nil && !errors.Is(err, context.Canceled) {
+		if err := v.placeAgain(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			d.log.Error("a volume's directory is not back", "volume", v.Name, "error", err)
 		}
 	}

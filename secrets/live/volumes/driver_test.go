@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,8 +11,12 @@ import (
 	"time"
 
 	docker "github.com/docker/go-plugins-helpers/volume"
+	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live"
 )
 
 func TestAVolumesLife(t *testing.T) {
@@ -205,7 +210,7 @@ func TestWhoUsesAVolumeIsSeenFromMounts(t *testing.T) {
 	d := n.open(nil)
 	must.NoError(t, create(d, "secret/app"))
 	at := mount(t, d, "secret/app", "x")
-	end := container(t, at)
+	_, end := container(t, at, "")
 
 	// Docker crashed, and believes that nobody has it.
 	must.NoError(t, unmount(d, "secret/app", "x"))
@@ -219,13 +224,159 @@ func TestWhoUsesAVolumeIsSeenFromMounts(t *testing.T) {
 	vol.mounted("lost")
 	end()
 	d.sweep(vol)
+	d.sweep(vol)
 	must.NotNil(t, vol.served()) // it may be about to be mounted
 	vol.mu.Lock()
 	vol.Mounts["lost"] = time.Now().Add(-2 * mountSoon)
 	vol.mu.Unlock()
+	_, end = container(t, at, "")
+	d.sweep(vol)
+	end()
+	d.sweep(vol)
+	must.NotNil(t, vol.served()) // one look is not enough
 	d.sweep(vol)
 	must.Nil(t, vol.served())
 	must.NoError(t, d.Remove(&docker.RemoveRequest{Name: "secret/app"}))
+	n.nothingServed()
+}
+
+// Docker's volume-subpath.
+func TestAFolderOfAVolumeIsAUseOfIt(t *testing.T) {
+	v := startVault(t)
+	v.admin("POST", "secret/data/app", map[string]any{"data": map[string]any{"tls": map[string]any{"key": "k"}}})
+	n := newNode(t, v)
+	d := n.open(nil)
+	must.NoError(t, create(d, "secret/app"))
+	at := mount(t, d, "secret/app", "x")
+	inside, end := container(t, at, "tls")
+	must.NoError(t, wantFile(filepath.Join(inside, "key"), "k")())
+	must.NoError(t, unmount(d, "secret/app", "x"))
+	must.NotNil(t, d.all()[0].served())
+	must.NoError(t, wantFile(filepath.Join(inside, "key"), "k")())
+	end()
+	must.NoError(t, d.Remove(&docker.RemoveRequest{Name: "secret/app"}))
+	n.nothingServed()
+}
+
+// TestAFileServerThatDoesNotStartAtFirst: the driver and the file server are away, and the new one does not start.
+func TestAFileServerThatDoesNotStartAtFirst(t *testing.T) {
+	v := startVault(t)
+	v.put("app", "user", "bob")
+	n := newNode(t, v)
+	d := n.open(nil)
+	must.NoError(t, create(d, "secret/app"))
+	inside, _ := container(t, mount(t, d, "secret/app", "x"), "")
+	user := filepath.Join(inside, "user")
+	must.NoError(t, wantFile(user, "bob")())
+	d.Close()
+	must.Eq(t, 1, n.killServer(syscall.SIGKILL))
+	locks, err := filepath.Glob(n.path("live/v[0-9]*.lock"))
+	must.NoError(t, err)
+	must.Len(t, 1, locks)
+	must.NoError(t, os.Remove(locks[0]))
+	must.NoError(t, os.Mkdir(locks[0], 0o700)) // it cannot be opened for writing
+
+	d = n.open(nil)
+	vol := d.all()[0]
+	must.ErrorContains(t, d.resume(vol), "is a directory")
+	d.sweep(vol)
+	_, err = d.Mount(&docker.MountRequest{Name: "secret/app", ID: "y"})
+	must.ErrorContains(t, err, "is a directory")
+	must.NoError(t, os.Remove(locks[0]))
+	d.sweep(vol)
+	eventually(t, 5*time.Second, wantFile(user, "bob"))
+}
+
+// TestADirectoryThatIsNotPlaced is about a file server that took over, and whose directory could not be mounted then.
+func TestADirectoryThatIsNotPlaced(t *testing.T) {
+	v := startVault(t)
+	v.put("app", "user", "bob")
+	n := newNode(t, v)
+	d := n.open(nil)
+	must.NoError(t, create(d, "secret/app"))
+	at := mount(t, d, "secret/app", "x")
+	container(t, at, "")
+	must.NoError(t, unix.Mount("tmpfs", at, "tmpfs", 0, "size=4k"))
+	_, err := read(filepath.Join(at, "user"))
+	must.ErrorIs(t, err, unix.ENOENT)
+	d.sweep(d.all()[0])
+	must.NoError(t, wantFile(filepath.Join(at, "user"), "bob")())
+}
+
+// TestAMountThatReadLate: its read was answered before a change that other volumes have seen since.
+func TestAMountThatReadLate(t *testing.T) {
+	v := startVault(t)
+	v.put("app", "user", "first")
+	n := newNode(t, v)
+	hold, held, release := v.holdable()
+	d := n.open(nil)
+	must.NoError(t, create(d, "secret/app"))
+	user := filepath.Join(mount(t, d, "secret/app", "x"), "user")
+	must.NoError(t, wantFile(user, "first")())
+	<-time.After(2 * time.Second) // the looks that this brought are over
+	hold()
+	mounted := make(chan error)
+	go func() {
+		_, err := d.Mount(&docker.MountRequest{Name: "secret/app", ID: "y"})
+		mounted <- err
+	}()
+	<-held
+	v.put("app", "user", "second")
+	eventually(t, 3*time.Second, wantFile(user, "second"))
+	release()
+	must.NoError(t, <-mounted)
+	must.NoError(t, wantFile(user, "second")())
+}
+
+func TestTheLookThatBeganLastCounts(t *testing.T) {
+	s := &source{}
+	begin := time.Now()
+	older, newer := found{digest: [32]byte{1}, at: begin}, found{digest: [32]byte{2}, at: begin.Add(time.Second)}
+	must.False(t, s.note(found{digest: [32]byte{1}, at: begin.Add(-time.Second)})) // the first is no change
+	must.True(t, s.note(newer))
+	must.False(t, s.note(older))
+	must.Eq(t, newer, s.seen())
+	must.False(t, s.note(newer))
+}
+
+// TestAChangeThatDoesNotFit: others have the room on the node. The old value is not called current, and the change comes when there is
+// room.
+func TestAChangeThatDoesNotFit(t *testing.T) {
+	v := startVault(t)
+	v.put("app", "user", "first")
+	n := newNode(t, v)
+	d := n.open(nil)
+	must.NoError(t, create(d, "secret/app", "stale=10s"))
+	user := filepath.Join(mount(t, d, "secret/app", "x"), "user")
+
+	others := live.Open(live.Config{Feeder: "others", Dir: n.path("live"), Log: hclog.NewNullLogger()})
+	defer others.Close()
+	_, err := others.Declare(t.Context(), live.Directory{Name: "big", Stale: time.Hour})
+	must.NoError(t, err)
+	var big []live.Field
+	for i := range 63 {
+		big = append(big, live.Field{Path: fmt.Sprint(i), Value: secrets.TextValue(strings.Repeat("x", 1<<20))})
+	}
+	big = append(big, live.Field{Path: "rest", Value: secrets.TextValue(strings.Repeat("x", 1<<19))})
+	must.NoError(t, others.Set(t.Context(), "big", big, time.Now()))
+
+	v.put("app", "user", "second", "more", strings.Repeat("y", 1<<19))
+	eventually(t, 20*time.Second, func() error {
+		got, err := read(user)
+		switch {
+		case errors.Is(err, unix.EIO): // stale
+			return nil
+		case err == nil && got != "first":
+			t.Errorf("%q", got)
+		}
+		return os.ErrDeadlineExceeded
+	})
+	_, err = d.Mount(&docker.MountRequest{Name: "secret/app", ID: "y"})
+	must.ErrorContains(t, err, "the bound is")
+
+	must.NoError(t, others.Withdraw(t.Context(), "big"))
+	eventually(t, 5*time.Second, wantFile(user, "second"))
+	must.NoError(t, unmount(d, "secret/app", "x"))
 	n.nothingServed()
 }
 

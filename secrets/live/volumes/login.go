@@ -60,6 +60,7 @@ type server interface {
 
 const (
 	loginRetry = 5 * time.Second
+	doubtEvery = 5 * time.Second // a token is looked at no more often, however many reads are refused
 	// unknownTTL is how often a token that does not say how long it lives is looked at again; its file may have another.
 	unknownTTL = time.Minute
 )
@@ -122,7 +123,7 @@ func (t *token) run(ctx context.Context) {
 		if err != nil {
 			t.log.Warn("no token for the volumes: trying again", "in", loginRetry, "error", err)
 			t.publish(secrets.Token{}, err)
-			t.sleep(ctx, loginRetry)
+			sleep(ctx, loginRetry)
 			continue
 		}
 		t.publish(tok, nil)
@@ -130,21 +131,24 @@ func (t *token) run(ctx context.Context) {
 	}
 }
 
-// keep renews a token until it cannot be any more, or is known to be dead.
+// keep renews a token until it cannot be any more, or is known to be dead. When it is renewed does not depend on doubts: a
+// volume whose reads are refused brings one with each look.
 func (t *token) keep(ctx context.Context, tok secrets.Token) {
+	due := renewAt(tok)
 	for {
-		doubted := t.sleep(ctx, t.wait(tok))
+		doubted := t.doubted(ctx, due)
 		if ctx.Err() != nil {
 			return
-		}
-		if t.from.TokenFile != "" && !doubted && tok.Expires.IsZero() {
-			return // read the file again
 		}
 		if doubted {
 			if _, err := t.server.LookupToken(ctx, tok, t.from.Namespace); secrets.KindOf(err) == secrets.Gone {
 				return
 			}
+			sleep(ctx, min(doubtEvery, time.Until(due))) // a doubt that comes meanwhile stays
 			continue
+		}
+		if t.from.TokenFile != "" && tok.Expires.IsZero() {
+			return // read the file again
 		}
 		if !tok.Renewable {
 			return
@@ -152,33 +156,43 @@ func (t *token) keep(ctx context.Context, tok secrets.Token) {
 		next, err := t.server.RenewToken(ctx, tok, t.from.Namespace)
 		switch {
 		case err == nil && next.TTL > 0 && next.Expires.After(tok.Expires):
-			tok = next
+			tok, due = next, renewAt(next)
 		case err != nil && secrets.KindOf(err) == secrets.Outage && time.Now().Before(tok.Expires):
-			t.sleep(ctx, loginRetry)
+			due = time.Now().Add(loginRetry)
 		default: // its end cannot be moved
 			return
 		}
 	}
 }
 
-// wait is until half of the token's life is over.
-func (t *token) wait(tok secrets.Token) time.Duration {
+// renewAt is when half of what is left of a token's life is over.
+func renewAt(tok secrets.Token) time.Time {
 	if tok.Expires.IsZero() {
-		return unknownTTL
+		return time.Now().Add(unknownTTL)
 	}
-	return max(time.Second, time.Until(tok.Expires)/2)
+	return time.Now().Add(max(time.Second, time.Until(tok.Expires)/2))
 }
 
-func (t *token) sleep(ctx context.Context, d time.Duration) (doubted bool) {
-	timer := time.NewTimer(d)
+// doubted waits until a read is refused, or due. Then the renewal itself says whether the token is at fault.
+func (t *token) doubted(ctx context.Context, due time.Time) bool {
+	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
 	case <-t.renew:
-		return true
+		return time.Now().Before(due)
 	}
 	return false
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 func (t *token) login(ctx context.Context) (secrets.Token, error) {

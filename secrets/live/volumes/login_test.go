@@ -1,12 +1,17 @@
 package volumes
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
 const policy = `path "secret/data/*" { capabilities = ["read"] }`
@@ -65,6 +70,47 @@ func TestATokenThatIsReplacedInItsFile(t *testing.T) {
 	eventually(t, 8*time.Second, func() error {
 		err := create(d, "x", "path=secret/app")
 		return err
+	})
+}
+
+// tokenServer renews one token, and counts.
+type tokenServer struct {
+	server
+	ttl              time.Duration
+	renewed, lookups int
+}
+
+func (s *tokenServer) token() secrets.Token {
+	return secrets.Token{Value: secrets.TextValue("x"), TTL: s.ttl, Expires: time.Now().Add(s.ttl), Renewable: true}
+}
+
+func (s *tokenServer) RenewToken(context.Context, secrets.Token, string) (secrets.Token, error) {
+	s.renewed++
+	return s.token(), nil
+}
+
+func (s *tokenServer) LookupToken(context.Context, secrets.Token, string) (secrets.Token, error) {
+	s.lookups++
+	return secrets.Token{}, nil
+}
+
+// A volume whose reads are refused brings a doubt each second.
+func TestDoubtsPostponeNoRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &tokenServer{ttl: 2 * time.Minute}
+		tok := newToken(s, Credentials{TokenFile: "x"}, hclog.NewNullLogger())
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute+time.Second)
+		defer cancel()
+		go func() {
+			for ctx.Err() == nil {
+				tok.doubt()
+				sleep(ctx, time.Second)
+			}
+		}()
+		tok.keep(ctx, s.token())
+		must.ErrorIs(t, ctx.Err(), context.DeadlineExceeded) // not because it gave up
+		must.Eq(t, 10, s.renewed)                            // each time that half of its life is over
+		must.Between(t, 100, s.lookups, 130)
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -27,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/live/running"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
@@ -67,26 +69,54 @@ func startVault(t *testing.T) *vaultServer {
 	return v
 }
 
-// counted puts a proxy in front of the server that counts the requests for secrets.
-func (v *vaultServer) counted() *atomic.Int64 {
+// behindProxy puts a proxy in front of the server. answered is called with each answer to a read of a secret, before it goes on.
+func (v *vaultServer) behindProxy(answered func()) {
 	to, err := url.Parse(v.address)
 	must.NoError(v.t, err)
-	var n atomic.Int64
 	proxy := httputil.NewSingleHostReverseProxy(to)
 	proxy.Transport = &http.Transport{DisableKeepAlives: true}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/v1/secret/data/") {
-			n.Add(1)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if r.Request.Method == http.MethodGet && strings.HasPrefix(r.Request.URL.Path, "/v1/secret/data/") {
+			answered()
 		}
-		proxy.ServeHTTP(w, r)
-	}))
+		return nil
+	}
+	s := httptest.NewServer(proxy)
 	v.t.Cleanup(s.Close)
 	v.address = s.URL
+}
+
+// counted counts the requests for secrets at a proxy.
+func (v *vaultServer) counted() *atomic.Int64 {
+	var n atomic.Int64
+	v.behindProxy(func() { n.Add(1) })
 	return &n
 }
 
-// pause makes the server accept connections and answer none.
-func (v *vaultServer) pause()  { _ = v.cmd.Process.Signal(syscall.SIGSTOP) }
+// holdable keeps one answer at a proxy: the first after hold. held is closed when it is there, and release lets it go on.
+func (v *vaultServer) holdable() (hold func(), held <-chan struct{}, release func()) {
+	var next atomic.Bool
+	there, on := make(chan struct{}), make(chan struct{})
+	v.behindProxy(func() {
+		if next.CompareAndSwap(true, false) {
+			close(there)
+			<-on
+		}
+	})
+	release = sync.OnceFunc(func() { close(on) })
+	v.t.Cleanup(release)
+	return func() { next.Store(true) }, there, release
+}
+
+// pause makes the server accept connections and answer none. All of its threads have stopped when it returns.
+func (v *vaultServer) pause() {
+	must.NoError(v.t, v.cmd.Process.Signal(syscall.SIGSTOP))
+	var status unix.WaitStatus
+	_, err := unix.Wait4(v.cmd.Process.Pid, &status, unix.WUNTRACED, nil)
+	must.NoError(v.t, err)
+	must.True(v.t, status.Stopped())
+}
+
 func (v *vaultServer) resume() { _ = v.cmd.Process.Signal(syscall.SIGCONT) }
 
 func (v *vaultServer) try(method, path string, body any) (map[string]any, error) {
@@ -159,20 +189,7 @@ func newNode(t *testing.T, v *vaultServer) *node {
 
 func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
 
-func (n *node) killServer(sig syscall.Signal) (killed int) {
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		line, _ := os.ReadFile(p)
-		args := strings.Split(string(line), "\x00")
-		if len(args) > 2 && args[1] == "serve" && strings.HasPrefix(args[2], n.dir+"/") {
-			var pid int
-			_, _ = fmt.Sscanf(p, "/proc/%d/", &pid)
-			_ = syscall.Kill(pid, sig)
-			killed++
-		}
-	}
-	return killed
-}
+func (n *node) killServer(sig syscall.Signal) (killed int) { return running.Signal(n.dir, sig) }
 
 func (n *node) rootCredentials() Credentials {
 	path := n.path("token")
@@ -268,18 +285,19 @@ func unmount(d *Driver, name, id string) error {
 	return d.Unmount(&docker.UnmountRequest{Name: name, ID: id})
 }
 
-// container is a process that has a volume mounted as Docker does it. end ends it.
-func container(t *testing.T, target string) (end func()) {
+// container is a process that has a volume, or a folder in it, mounted as Docker does it: at is where the host sees that. end ends it.
+func container(t *testing.T, target, folder string) (at string, end func()) {
 	t.Helper()
-	cmd := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c", "mount --bind "+target+" /mnt && umount "+target+" && echo up && exec sleep 1000")
+	cmd := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c",
+		"mount --bind "+filepath.Join(target, folder)+" /mnt && umount "+target+" && echo up && exec sleep 1000")
 	out, err := cmd.StdoutPipe()
 	must.NoError(t, err)
 	must.NoError(t, cmd.Start())
-	_, err = io.ReadFull(out, make([]byte, 3))
-	must.NoError(t, err)
 	end = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 	t.Cleanup(end)
-	return end
+	_, err = io.ReadFull(out, make([]byte, 3))
+	must.NoError(t, err)
+	return fmt.Sprintf("/proc/%d/root/mnt", cmd.Process.Pid), end
 }
 
 // nothingServed waits until there is neither a file server nor anything mounted.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,10 +36,15 @@ type source struct {
 	mu      sync.Mutex // guards the rest
 	volumes map[*volume]bool
 	read    time.Time // when somebody last read
-	fields  []live.Field
-	digest  [sha256.Size]byte
-	looked  time.Time // when what is in fields was last seen to be so; zero: never
-	failed  string    // the last look's error, which was logged
+	last    found
+	failed  string // the last look's error, which was logged
+}
+
+// found is what the secret had.
+type found struct {
+	fields []live.Field
+	digest [sha256.Size]byte
+	at     time.Time // when the secrets server was asked; zero: never
 }
 
 // newSource is for a secret that was just read, or is wanted at once.
@@ -108,27 +115,59 @@ func (s *source) look(ctx context.Context) {
 		return
 	}
 	if err != nil && secrets.KindOf(err) != secrets.NotFound {
-		s.tell(err)
+		s.logChanged(err)
 		for _, v := range s.served() {
 			s.d.feeder.Failed(v.dir)
 		}
 		return
 	}
-	s.tell(err) // what is not there any more is no file
+	s.logChanged(err) // what is not there any more is no file
 
-	s.mu.Lock()
-	changed := s.looked.IsZero() || digest != s.digest
-	s.fields, s.digest, s.looked = fields, digest, at
-	s.mu.Unlock()
+	s.note(found{fields, digest, at})
 	for _, v := range s.served() {
-		if err := v.feed(ctx, fields, at, changed); err != nil && ctx.Err() == nil {
-			s.d.log.Error("the file server does not take a volume's secret", "volume", v.Name, "error", err)
+		if v.feed(ctx) != nil {
+			s.d.feeder.Failed(v.dir) // nobody is to wait
 		}
 	}
 }
 
-// tell logs an error when it is another one than the last.
-func (s *source) tell(err error) {
+// lookFor looks at the secret for a mount. If the secrets server is away, what was last seen does, unless it is stale.
+func (s *source) lookFor(ctx context.Context, stale time.Duration) error {
+	at := time.Now()
+	fields, digest, err := s.d.fetch(ctx, s.req)
+	if err != nil {
+		if last := s.seen(); !last.at.IsZero() && time.Since(last.at) < stale {
+			return nil
+		}
+		return err
+	}
+	if s.note(found{fields, digest, at}) {
+		s.want() // the other volumes get it, too
+	}
+	return nil
+}
+
+// note keeps what a look found, and reports whether that is another content than before. Looks may overlap: the one that was
+// begun last counts, also if an earlier one ends after it.
+func (s *source) note(f found) (changed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.at.Before(s.last.at) {
+		return false
+	}
+	changed = !s.last.at.IsZero() && f.digest != s.last.digest
+	s.last = f
+	return changed
+}
+
+func (s *source) seen() found {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+// logChanged logs an error when it is another one than the last.
+func (s *source) logChanged(err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -149,11 +188,7 @@ func (s *source) tell(err error) {
 func (s *source) served() []*volume {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var list []*volume
-	for v := range s.volumes {
-		list = append(list, v)
-	}
-	return list
+	return slices.Collect(maps.Keys(s.volumes))
 }
 
 // fetch reads a secret with the driver's token. Nothing is given that a read would make anew each time.

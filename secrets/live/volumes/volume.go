@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -22,7 +24,12 @@ type volume struct {
 	dir    string // its name at the feeder
 	target string // the directory that Docker is told
 
-	op sync.Mutex
+	op     sync.Mutex
+	unused bool // the last sweep found that nobody uses it; op guards it
+
+	feeding sync.Mutex         // held while the file server is given values; guards the next two
+	fed     *[sha256.Size]byte // digest of what it took last; nil: not known
+	refused bool               // it did not take what it was given last, which was logged
 
 	mu     sync.Mutex // guards the rest, and Mounts
 	source *source    // nil: not served
@@ -37,67 +44,68 @@ func (d *Driver) newVolume(s savedVolume) *volume {
 	return &volume{savedVolume: s, d: d, dir: dir, target: filepath.Join(d.targets, dir)}
 }
 
-// serve makes the volume's directory be there, with values no older than they may be. op is held. What it has begun is undone
-// if it fails.
-func (v *volume) serve(ctx context.Context, mustBeFresh bool) (err error) {
-	if v.served() == nil {
-		s := v.d.attach(v)
-		v.setSource(s)
-		defer func() {
-			if err != nil {
-				v.unserve(ctx)
-			}
-		}()
-	}
-	s := v.served()
+// serve makes the volume's directory be there. Its values are read now, or mustBeFresh is false: then a look at the secret is
+// begun. op is held. Where it fails, nothing is taken away from containers that have the volume: serve can be called again.
+func (v *volume) serve(ctx context.Context, mustBeFresh bool) error {
 	source, err := v.d.feeder.Declare(ctx, live.Directory{
 		Name: v.dir, UID: v.Options.UID, GID: v.Options.GID, Mode: v.Options.Mode, Stale: v.Options.Stale, Listing: v.Options.Listing,
 	})
 	if err != nil {
 		return err
 	}
+	s := v.served()
+	if s == nil {
+		s = v.attach()
+	}
 	if mustBeFresh {
-		fields, looked, err := s.recent(ctx, v.Options.Stale)
-		if err != nil {
+		if err := s.lookFor(ctx, v.Options.Stale); err != nil {
 			return err
 		}
-		if err := v.d.feeder.Set(ctx, v.dir, fields, looked); err != nil {
+		if err := v.feed(ctx); err != nil {
 			return err
 		}
 	} else {
 		s.want()
 	}
-	if err := os.MkdirAll(v.target, 0o700); err != nil {
+	// A file server that died may be mounted there: MkdirAll would look, and fail.
+	if err := os.Mkdir(v.target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return live.Place(source, v.target)
 }
 
-// recent gives values for a mount: read now, or the last ones if the secrets server is away and they are not stale.
-func (s *source) recent(ctx context.Context, stale time.Duration) ([]live.Field, time.Time, error) {
-	at := time.Now()
-	fields, digest, err := s.d.fetch(ctx, s.req)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// serveInUse serves a volume that containers have, if it is not served, or not placed. op is held.
+func (v *volume) serveInUse() error {
+	ctx, cancel := context.WithTimeout(v.d.ctx, opTimeout)
+	defer cancel()
+	if v.served() != nil {
+		return v.placeAgain(ctx)
+	}
+	// The file server mostly has the last values. What was mounted is not unmounted first: a container would not see the new mount.
+	return v.serve(ctx, false)
+}
+
+// attach gives the volume its source. What the file server has of it is not known: an earlier driver may have given it.
+func (v *volume) attach() *source {
+	v.feeding.Lock()
+	defer v.feeding.Unlock()
+	v.fed = nil
+	s := v.d.attach(v)
+	v.setSource(s)
+	return s
+}
+
+// placeAgain places a served volume's directory, of the file server that there is now.
+func (v *volume) placeAgain(ctx context.Context) error {
+	source, err := v.d.feeder.Source(ctx, v.dir)
 	if err != nil {
-		if !s.looked.IsZero() && time.Since(s.looked) < stale {
-			return s.fields, s.looked, nil
-		}
-		return nil, at, err
+		return err
 	}
-	switch {
-	case s.looked.IsZero(): // this volume is the first to have it
-		s.fields, s.digest, s.looked = fields, digest, at
-	case digest == s.digest:
-		s.looked = at
-	default:
-		s.want() // the other volumes get it, too
-	}
-	return fields, at, nil
+	return live.Place(source, v.target)
 }
 
 // unserve takes the directory away. op is held.
-func (v *volume) unserve(ctx context.Context) {
+func (v *volume) unserve() {
 	if s := v.served(); s != nil {
 		v.setSource(nil)
 		v.d.detach(v, s)
@@ -106,22 +114,48 @@ func (v *volume) unserve(ctx context.Context) {
 		v.d.log.Error("a volume's directory stays mounted", "volume", v.Name, "error", err)
 		return
 	}
-	if err := v.d.feeder.Withdraw(ctx, v.dir); err != nil {
+	if err := v.d.feeder.Withdraw(v.d.ctx, v.dir); err != nil {
 		v.d.log.Warn("the file server keeps a volume's directory", "volume", v.Name, "error", err)
 	}
 	_ = os.Remove(v.target)
 }
 
-// feed gives the file server what a look has found.
-func (v *volume) feed(ctx context.Context, fields []live.Field, at time.Time, changed bool) error {
-	if !changed {
-		err := v.d.feeder.Fresh(ctx, v.dir, at)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		// This process has not set it yet: it was restarted.
+// release is for a mount that Docker has no more: the last one's ends the serving, unless containers have the volume. op is held.
+func (v *volume) release(id string) {
+	if v.unmounted(id) == 0 && v.inUse() == nil {
+		v.unserve()
 	}
-	return v.d.feeder.Set(ctx, v.dir, fields, at)
+}
+
+// feed gives the file server what was last seen of the secret. That is chosen under the same lock under which it is given, so
+// that nothing older follows. What the file server did not take is given again by the next look: Fresh would call the values
+// before it current.
+func (v *volume) feed(ctx context.Context) (err error) {
+	v.feeding.Lock()
+	defer v.feeding.Unlock()
+	s := v.served()
+	if s == nil {
+		return nil
+	}
+	last := s.seen()
+	if v.fed != nil && *v.fed == last.digest {
+		err = v.d.feeder.Fresh(ctx, v.dir, last.at)
+	} else {
+		err = v.d.feeder.Set(ctx, v.dir, last.fields, last.at)
+	}
+	v.fed = nil
+	if err == nil {
+		v.fed = &last.digest
+	}
+	if refused := err != nil; refused != v.refused && ctx.Err() == nil {
+		v.refused = refused
+		if refused {
+			v.d.log.Error("the file server does not take a volume's secret: trying again at each look", "volume", v.Name, "error", err)
+		} else {
+			v.d.log.Info("the file server takes a volume's secret again", "volume", v.Name)
+		}
+	}
+	return err
 }
 
 func (v *volume) served() *source {

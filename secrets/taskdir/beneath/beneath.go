@@ -57,3 +57,7 @@ func OpenIn(dir, rel string, flags int) (*os.File, error) {
 	defer d.Close()
 	return Open(d, rel, flags)
 }
+
+// PathOf is a path that leads to what an open file is of, and to nothing else, whatever is exchanged meanwhile: for calls that
+// take a path only.
+func PathOf(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }

@@ -55,14 +55,14 @@ func lookUp(name string) (func() (challenge.Provider, error), error) {
 
 // restore returns the function that sets these variables back to what they are now.
 func restore(variables map[string]string) func() {
-	type former struct {
+	type variable struct {
 		value string
 		set   bool
 	}
-	before := map[string]former{}
+	before := map[string]variable{}
 	for key := range variables {
 		value, set := os.LookupEnv(key)
-		before[key] = former{value, set}
+		before[key] = variable{value, set}
 	}
 	return func() {
 		for key, was := range before {

@@ -212,7 +212,7 @@ func TestLock(t *testing.T) {
 	})
 }
 
-// A lock that was taken over is lost for its former holder, and is not given back by it.
+// A lock that was taken over is lost for its old holder, and is not given back by it.
 func TestLostLock(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -147,7 +147,7 @@ func (s *Session) replaced(token string) bool {
 	return false
 }
 
-// login gets a token. It is replaced at two thirds of its life, and the former one is left to its end.
+// login gets a token. It is replaced at two thirds of its life, and the old one is left to its end.
 func (s *Session) login(ctx context.Context) error {
 	jwt, err := readToken(s.opts.JWT.File)
 	if err != nil {

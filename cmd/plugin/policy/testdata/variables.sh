@@ -4,7 +4,7 @@
 # without it (token_no_default_policy) needs the lines of jobs/default-policy.hcl, too.
 set -e
 
-nomad acl policy apply -namespace 'shop' -job 'web' -group 'app' -task 'app' 'web-app-app' - <<'POLICY'
+nomad acl policy apply -namespace 'shop' -job 'web' -group 'app' -task 'app' 'web-app-app-831f8149df0c0903' - <<'POLICY'
 # Task "app/app"
 namespace "shop" {
   variables {

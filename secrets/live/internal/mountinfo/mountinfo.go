@@ -6,12 +6,16 @@ package mountinfo
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Mount is one line.
@@ -92,36 +96,64 @@ func unescape(s string) string {
 // Top is what is mounted at point last, in this process's namespace.
 func Top(point string) (m Mount, ok bool, err error) {
 	mounts, err := Self()
+	m, ok = TopOf(mounts, point)
+	return m, ok, err
+}
+
+// TopOf is what of these was mounted at point last.
+func TopOf(mounts []Mount, point string) (m Mount, ok bool) {
 	for _, each := range mounts {
 		if each.Point == point {
 			m, ok = each, true
 		}
 	}
-	return m, ok, err
+	return m, ok
 }
 
-// Each calls f with every mount of every mount namespace that some process is in. A process that ends meanwhile is none.
+// Within reports whether a mount shows root, a path within its file system, or what is below that.
+func (m Mount) Within(root string) bool {
+	return m.Root == root || strings.HasPrefix(m.Root, root+"/")
+}
+
+// Each calls f with every mount of every mount namespace that some process is in. Whoever is not called with a mount takes it
+// for unused, so what cannot be read is an error, unless the process has ended.
 // It works without capabilities: then a namespace is read once for each of its processes.
-func Each(f func(Mount)) error {
-	procs, err := filepath.Glob("/proc/[0-9]*")
+func Each(f func(Mount)) error { return each("/proc", f) }
+
+func each(proc string, f func(Mount)) error {
+	entries, err := os.ReadDir(proc)
 	if err != nil {
 		return err
 	}
 	seen := map[string]bool{}
-	for _, proc := range procs {
-		if ns, err := os.Readlink(proc + "/ns/mnt"); err == nil {
-			if seen[ns] {
-				continue
-			}
-			seen[ns] = true
+	for _, e := range entries {
+		if c := e.Name()[0]; c < '0' || c > '9' {
+			continue
 		}
-		mounts, err := read(proc + "/mountinfo")
+		process := filepath.Join(proc, e.Name())
+		ns, nsErr := os.Readlink(process + "/ns/mnt")
+		if nsErr == nil && seen[ns] {
+			continue
+		}
+		mounts, err := read(process + "/mountinfo")
+		if ended(err) { // another process of the same namespace may be there
+			continue
+		}
 		if err != nil {
-			continue // gone, or a kernel thread's
+			return err
+		}
+		// A process that has left for another namespace meanwhile may have given the mounts of that one.
+		if after, err := os.Readlink(process + "/ns/mnt"); nsErr == nil && err == nil && after == ns {
+			seen[ns] = true
 		}
 		for _, m := range mounts {
 			f(m)
 		}
 	}
 	return nil
+}
+
+// ended is the error about a process that has ended, or is about to.
+func ended(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL)
 }

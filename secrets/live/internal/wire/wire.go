@@ -22,18 +22,21 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 )
 
 // Version is in the name of the socket. Raise it with any change of the messages.
 const Version = 1
 
-// Bounds of what is accepted. Those on values are the contract with whoever writes secrets (README, "Live directories").
+// Bounds of what is accepted. Those on values are the contract with whoever writes secrets (docs/live.md, "Live directories").
 const (
 	MaxValue  = 1 << 20  // of one field
 	MaxNode   = 64 << 20 // of all directories of a file server
 	MaxFields = 4096     // of one directory
 	MaxName   = 255      // of a file, as everywhere in Linux
 	MaxPath   = 1024     // of a field, with its folders
+	MaxDepth  = 32       // folders that a field is in
+	MaxNames  = 1 << 20  // of all fields of one directory: JSON makes at most six of each byte
 
 	maxMessage = 8 << 20
 	headerLen  = 8
@@ -110,9 +113,10 @@ const (
 	OK      Result = "ok"
 	Unknown Result = "unknown" // no field of that name
 	Stale   Result = "stale"   // the secrets server was away for too long
+	Full    Result = "full"    // the kernel has as many files of the directory as it may
 )
 
-// Read is one open, or the look-up of an unknown name.
+// Read is one open, or a look-up that found nothing.
 type Read struct {
 	Dir    string `json:"dir"`
 	Path   string `json:"path"`
@@ -131,34 +135,54 @@ func Entry(key, feeder, dir string) string {
 	return name + ":" + hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// Write sends a frame. values are the fields' contents, of a set.
-func Write(w io.Writer, m Message, values ...[]byte) error {
+// Frame is a message that can be sent.
+type Frame struct {
+	head   []byte // lengths and message
+	values [][]byte
+}
+
+// NewFrame makes one. values are the fields' contents, of a set. An error is the message's: it would be the same on any connection.
+func NewFrame(m Message, values ...[]byte) (Frame, error) {
 	total := 0
 	for _, v := range values {
 		total += len(v)
 	}
 	if err := m.check(total); err != nil {
-		return err
+		return Frame{}, err
 	}
 	body, err := json.Marshal(m)
 	if err != nil {
-		return err
+		return Frame{}, err
 	}
 	if len(body) > maxMessage {
-		return fmt.Errorf("a message of %d bytes: the bound is %d", len(body), maxMessage)
+		return Frame{}, fmt.Errorf("a message of %d bytes: the bound is %d", len(body), maxMessage)
 	}
-	frame := make([]byte, headerLen, headerLen+len(body))
-	binary.BigEndian.PutUint32(frame, uint32(len(body)))
-	binary.BigEndian.PutUint32(frame[4:], uint32(total))
-	if _, err := w.Write(append(frame, body...)); err != nil {
+	head := make([]byte, headerLen, headerLen+len(body))
+	binary.BigEndian.PutUint32(head, uint32(len(body)))
+	binary.BigEndian.PutUint32(head[4:], uint32(total))
+	return Frame{append(head, body...), values}, nil
+}
+
+// Send writes it.
+func (f Frame) Send(w io.Writer) error {
+	if _, err := w.Write(f.head); err != nil {
 		return err
 	}
-	for _, v := range values {
+	for _, v := range f.values {
 		if _, err := w.Write(v); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Write makes a frame and sends it.
+func Write(w io.Writer, m Message, values ...[]byte) error {
+	f, err := NewFrame(m, values...)
+	if err != nil {
+		return err
+	}
+	return f.Send(w)
 }
 
 // ReadMessage reads a message, and says how many bytes of values follow it. It is checked: a name in it can be used as one,
@@ -251,6 +275,7 @@ func checkFields(fields []Field) (sum int, err error) {
 		return 0, fmt.Errorf("%d fields: a live directory has at most %d", len(fields), MaxFields)
 	}
 	files := make(map[string]bool, len(fields))
+	names := 0
 	for _, f := range fields {
 		if err := CheckPath(f.Path); err != nil {
 			return 0, err
@@ -263,6 +288,10 @@ func checkFields(fields []Field) (sum int, err error) {
 		}
 		files[f.Path] = true
 		sum += f.Size
+		names += len(f.Path)
+	}
+	if names > MaxNames {
+		return 0, fmt.Errorf("the names of the fields have %d bytes: those of a live directory have at most %d", names, MaxNames)
 	}
 	for _, f := range fields {
 		for dir := parent(f.Path); dir != ""; dir = parent(dir) {
@@ -286,6 +315,12 @@ func parent(path string) string {
 func CheckPath(path string) error {
 	if len(path) > MaxPath {
 		return fmt.Errorf("field %.40q…: the name has %d bytes, a live directory serves at most %d", path, len(path), MaxPath)
+	}
+	if depth := strings.Count(path, "/"); depth > MaxDepth {
+		return fmt.Errorf("field %.40q…: it is in %d folders, a live directory has at most %d in each other", path, depth, MaxDepth)
+	}
+	if !utf8.ValidString(path) {
+		return fmt.Errorf("field %.40q: its name is not UTF-8", path)
 	}
 	for name := range strings.SplitSeq(path, "/") {
 		switch {

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -66,11 +67,33 @@ func TestWhatNoPeerSendsIsRefused(t *testing.T) {
 		{"absolute", set(Field{"/a", 0}), 0},
 		{"NUL", set(Field{"a\x00b", 0}), 0},
 		{"long name", set(Field{strings.Repeat("n", 256), 0}), 0},
-		{"long path", set(Field{strings.Repeat("n/", 600) + "n", 0}), 0},
+		{"long path", set(Field{strings.Repeat(strings.Repeat("n", 99)+"/", 11) + "n", 0}), 0},
+		{"deep path", set(Field{strings.Repeat("n/", MaxDepth+1) + "n", 0}), 0},
+		{"names that are too much together", set(longNames(MaxNames/MaxPath + 1)...), 0},
+		{"not UTF-8", set(Field{"n\xff", 0}), 0},
 		{"future", Message{Type: Fresh, Dir: "d", AgeMS: -1}, 0},
 	} {
 		must.Error(t, c.m.check(c.values), must.Sprint(c.name))
 	}
+}
+
+// longNames are fields whose names JSON makes six times as long.
+func longNames(n int) (fields []Field) {
+	for i := range n {
+		name := fmt.Sprintf("%s/%06d", strings.Repeat(strings.Repeat("<", 200)+"/", 5), i)
+		fields = append(fields, Field{Path: strings.Replace(name, "//", "/", 1) + strings.Repeat("<", MaxPath-len(name)+1)})
+	}
+	return fields
+}
+
+// What may be in a set can be sent: a message that cannot, to no file server, would be tried over and over.
+func TestTheLongestNamesCanBeSent(t *testing.T) {
+	m := Message{Type: Set, Dir: "d", Fields: longNames(MaxNames / MaxPath)}
+	must.Eq(t, MaxPath, len(m.Fields[0].Path))
+	var buf bytes.Buffer
+	must.NoError(t, Write(&buf, m))
+	_, _, err := ReadMessage(&buf)
+	must.NoError(t, err)
 }
 
 func TestALengthThatIsALieTakesNoMemory(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 
 // What keeps a task from starting, and what then lets it start.
 
-// mendJob has a restart block in which Nomad tries often. It is made here: its secrets differ.
-const mendJob = `
+// fixJob has a restart block in which Nomad tries often. It is made here: its secrets differ.
+const fixJob = `
 job "%[1]s" {
   group "g" {
     restart {
@@ -72,7 +72,7 @@ func TestThePrintedPolicyAllows(t *testing.T) {
 			l := newLab(t)
 			job := "again-" + name
 			require.NoError(t, l.Vault.WorkloadRole(l.Ctx, l.Agent.AuthPath, job, harness.WorkloadRole{Policies: []string{job}, TTL: time.Hour}))
-			hcl := fmt.Sprintf(mendJob, job, "raw_exec", "secret \"app\" {\n"+secret+"\n}")
+			hcl := fmt.Sprintf(fixJob, job, "raw_exec", "secret \"app\" {\n"+secret+"\n}")
 			denied, err := l.Submit(hcl).Failed(l.Ctx)
 			require.NoError(t, err)
 			event, err := denied.WaitEvent(l.Ctx, "web", "Driver Failure")
@@ -97,7 +97,7 @@ func TestASymlinkInTheWay(t *testing.T) {
 	require.NoError(t, l.Vault.WorkloadRole(l.Ctx, l.Agent.AuthPath, "symlink", harness.WorkloadRole{Policies: []string{"symlink"}, TTL: time.Hour}))
 	release, err := l.MariaDB.Lock(l.Ctx, "symlink")
 	require.NoError(t, err)
-	job := l.Submit(fmt.Sprintf(mendJob, "symlink", "raw_exec", `secret "db" {
+	job := l.Submit(fmt.Sprintf(fixJob, "symlink", "raw_exec", `secret "db" {
 		path = "symlink/creds/symlink"
 		file "tls/key.pem" { field = "password" }
 	}`))
@@ -142,8 +142,8 @@ func TestAnOutageAtTheStart(t *testing.T) {
 		env  = { DB_USER = "username" }
 	}`
 	jobs := []*harness.Job{
-		l.Submit(fmt.Sprintf(mendJob, "outage-raw", "raw_exec", secret)),
-		l.Submit(fmt.Sprintf(mendJob, "outage-docker", "docker", secret+"\nimage = \"${meta.image}\"")),
+		l.Submit(fmt.Sprintf(fixJob, "outage-raw", "raw_exec", secret)),
+		l.Submit(fmt.Sprintf(fixJob, "outage-docker", "docker", secret+"\nimage = \"${meta.image}\"")),
 	}
 	allocs := []*harness.Alloc{l.FirstAlloc(jobs[0]), l.FirstAlloc(jobs[1])}
 	for _, alloc := range allocs {
@@ -184,7 +184,7 @@ func TestNoAddress(t *testing.T) {
 	require.NoError(t, err)
 	l := newLabOn(t, agent)
 	require.Empty(t, l.PluginVersion("raw_exec"), "no job that constrains on it comes here")
-	alloc, err := l.Submit(fmt.Sprintf(mendJob, "no-address", "raw_exec", `secret "app" { path = "secret/app" }`)).Failed(l.Ctx)
+	alloc, err := l.Submit(fmt.Sprintf(fixJob, "no-address", "raw_exec", `secret "app" { path = "secret/app" }`)).Failed(l.Ctx)
 	require.NoError(t, err)
 	event, err := alloc.WaitEvent(l.Ctx, "web", "Driver Failure")
 	require.NoError(t, err)
@@ -195,7 +195,7 @@ func TestNoAddress(t *testing.T) {
 	require.Zero(t, restarts)
 	l.NoJournal(alloc)
 
-	none := strings.Replace(fmt.Sprintf(mendJob, "no-secrets", "raw_exec", ""), `role    = "no-secrets"`, "", 1)
+	none := strings.Replace(fmt.Sprintf(fixJob, "no-secrets", "raw_exec", ""), `role    = "no-secrets"`, "", 1)
 	l.Lines(l.Run(none), "web", "start ", 1)
 }
 

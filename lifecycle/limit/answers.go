@@ -1,0 +1,64 @@
+package limit
+
+import "time"
+
+// longestWait is after how long it is looked again whether a request may go.
+const longestWait = urgentWithin
+
+// Answered takes in what a request to a server has come to: by that the limiter slows down, for that server, and is at its
+// full rate again (pace.go).
+func (l *Limiter) Answered(server string, a Answer) {
+	if l.gap == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.paces[server]
+	if p == nil {
+		p = newServerPace(l.rate)
+		l.paces[server] = p
+	}
+	if a.Tenant != (Tenant{}) {
+		a.Tenant = a.Tenant.At(server)
+	}
+	p.heard(time.Now(), a, l.random())
+	l.slots.atOnce[server] = max(slowestAtOnce, int(p.rate/p.full*ForegroundAtOnce))
+	l.grantLocked()
+	l.fillLocked()
+}
+
+// Rate is how many background requests a second go to the server that is asked the least.
+func (l *Limiter) Rate() float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rate := l.rate
+	for _, p := range l.paces {
+		rate = min(rate, p.rate)
+	}
+	return rate
+}
+
+// paceLocked is how long the request whose turn it is in a line has to wait for the sake of its server, or of a
+// quota of its tenant's there.
+func (l *Limiter) paceLocked(now time.Time, u Priority, ln *line) time.Duration {
+	p := l.paces[ln.tenant.Server]
+	if p == nil {
+		return 0
+	}
+	var ends time.Time
+	if u == Renew {
+		ends = ln.waiting[0].due
+	}
+	return p.wait(now, ln.tenant, ends)
+}
+
+// slowAfterLocked is when a request of the foreground is slow: while its server as a whole takes long for anything, that is
+// later. Else all would leave their slots, and as many again go to a server that has too much to do.
+func (l *Limiter) slowAfterLocked(now time.Time, server string) time.Duration {
+	p := l.paces[server]
+	if p == nil || !p.overloaded {
+		return slowAfter
+	}
+	least, _ := p.recent.fastest(now)
+	return max(slowAfter, min(slowFactor*least, slowAtMost))
+}

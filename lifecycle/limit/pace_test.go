@@ -1,0 +1,155 @@
+package limit
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// What a server's answers make of the rate. Each word is an answer; a number before it repeats it. All come 100 ms apart.
+func TestPace(t *testing.T) {
+	const full = 20
+	answers := map[string]Answer{
+		"quick":   {Took: 5 * time.Millisecond, Own: true},
+		"slow":    {Took: time.Second, Own: true},
+		"sunk":    {Took: 3 * time.Second, Own: true},
+		"engine":  {Took: 3 * time.Second}, // it waited for a database
+		"limited": {Result: Limited},
+		"after9":  {Result: Limited, RetryAfter: 9 * time.Second},
+		"dayoff":  {Result: Limited, RetryAfter: 24 * time.Hour},
+		"none":    {Result: Unavailable},
+		"overdue": {Result: Unavailable, Sent: epoch.Add(-time.Hour)}, // a time-out
+	}
+	type heard struct {
+		n    int
+		what string
+	}
+	for _, tt := range []struct {
+		name string
+		says []heard
+		rate float64
+		away bool
+		held time.Duration // by what the server asks for
+	}{
+		{"all is well", []heard{{100, "quick"}}, full, false, 0},
+		{"a moment without answers is no outage", []heard{{5, "quick"}, {8, "none"}}, full, false, 0},
+		{"an outage", []heard{{5, "quick"}, {30, "none"}}, 2, true, 0},
+		{"from the beginning", []heard{{3, "none"}}, 2, true, 0},
+		{"one that answers now and then is not away", []heard{{8, "none"}, {1, "quick"}, {8, "none"}, {1, "quick"}}, 2 + 2./3, false, 0},
+		{"what hangs, beside what is answered", []heard{{50, "quick"}, {30, "overdue"}}, full, false, 0},
+		{"what only hangs", []heard{{30, "none"}}, 2, true, 0},
+		{"it comes back", []heard{{30, "none"}, {1, "quick"}}, 2 + 2./3*.1, false, 0},
+		{"and is asked more and more", []heard{{30, "none"}, {150, "quick"}}, 12, false, 0},
+		{"until all is well", []heard{{30, "none"}, {300, "quick"}}, full, false, 0},
+		{"too few answers tell nothing", []heard{{3, "slow"}}, full, false, 0},
+		{"an overload", []heard{{4, "slow"}}, full / 2, false, 0},
+		{"is the same one for a while", []heard{{13, "slow"}}, full / 2, false, 0},
+		{"one that stays", []heard{{300, "slow"}}, 2, false, 0},
+		{"much of one", []heard{{4, "sunk"}}, 2, false, 0},
+		{"a slow engine", []heard{{4, "quick"}, {1000, "engine"}}, full, false, 0},
+		{"a slow engine of a quick server", []heard{{7, "engine"}, {1, "quick"}, {7, "engine"}, {1, "quick"}}, full, false, 0},
+		{"the server, by what is its own", []heard{{7, "engine"}, {1, "slow"}}, full / 2, false, 0},
+		{"one mount of several", []heard{{4, "quick"}, {7, "slow"}, {1, "quick"}, {7, "slow"}, {1, "quick"}}, full, false, 0},
+		{"a limit", []heard{{1, "limited"}}, full / 2, false, 0},
+		{"a limit, once a second", []heard{{1, "limited"}, {9, "limited"}}, full / 2, false, 0},
+		{"a limit that says when", []heard{{1, "after9"}}, full / 2, false, 9 * time.Second},
+		{"and asks for much", []heard{{1, "dayoff"}}, full / 2, false, maxRetryAfter},
+		{"a limit is an answer", []heard{{30, "none"}, {1, "limited"}}, 2, false, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, now := newPace(full), epoch
+			for _, h := range tt.says {
+				for range h.n {
+					now = now.Add(100 * time.Millisecond)
+					a := answers[h.what]
+					if a.Sent.IsZero() {
+						a.Sent = now
+					}
+					p.heard(now, a, 0)
+				}
+			}
+			require.InDelta(t, tt.rate, p.rate, 0.01)
+			require.Equal(t, tt.away, p.away)
+			require.Equal(t, tt.held, max(p.until.Sub(now), 0))
+		})
+	}
+}
+
+// Whatever a server says: the rate stays within its bounds; no request waits for ever, and one whose credential ends soon
+// never for long, least of all where the server answers well; and some time of good answers brings all back.
+func TestPaceBounds(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		full := rapid.SampledFrom([]float64{0.5, 1, 4, 20, 500}).Draw(rt, "rate")
+		p, now := newPace(full), epoch
+		random := func() float64 { return rapid.Float64Range(0, 0.999).Draw(rt, "random") }
+		for range rapid.IntRange(1, 200).Draw(rt, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 5000).Draw(rt, "ms")) * time.Millisecond)
+			p.heard(now, Answer{
+				Result:     rapid.SampledFrom([]Result{Answered, Answered, Limited, Unavailable}).Draw(rt, "result"),
+				Sent:       now.Add(-time.Duration(rapid.IntRange(0, 30).Draw(rt, "sent")) * time.Second),
+				Took:       time.Duration(rapid.IntRange(0, 3000).Draw(rt, "took")) * time.Millisecond,
+				Own:        rapid.Bool().Draw(rt, "own"),
+				RetryAfter: time.Duration(rapid.IntRange(0, 100).Draw(rt, "after")) * time.Second,
+			}, random())
+			if p.rate < p.least() || p.rate > full {
+				rt.Fatalf("a rate of %v", p.rate)
+			}
+			if p.wait(now, now.Add(time.Second)) == 0 {
+				p.sent(now, random())
+			}
+			gap := func(rate float64) time.Duration { return time.Duration(1.5 * float64(time.Second) / rate) }
+			if w := p.wait(now, time.Time{}); w > max(gap(p.least()), maxRetryAfter*5/4) {
+				rt.Fatalf("a request waits for %v", w)
+			}
+			if w := p.wait(now, now.Add(urgentWithin)); w > gap(full/urgentShare) {
+				rt.Fatalf("an urgent request waits for %v", w)
+			}
+			if w := p.wait(now, now.Add(2*urgentWithin)); w > urgentWithin+gap(full/urgentShare) {
+				rt.Fatalf("one that is urgent in a while waits for %v", w)
+			}
+		}
+		for range 900 { // what the server has asked for is over, and then it answers well
+			now = now.Add(100 * time.Millisecond)
+			p.heard(now, Answer{Sent: now, Took: time.Millisecond, Own: true}, random())
+		}
+		if p.reduced(now) || p.wait(now, time.Time{}) != 0 {
+			rt.Fatalf("a rate of %v after a minute and a half of good answers", p.rate)
+		}
+	})
+}
+
+// While a server comes back, what ends soon goes at the whole rate; with an overload, at a quarter of it at the least.
+func TestPaceUrgent(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		took time.Duration // of the server's answers
+		want int           // urgent requests in ten seconds, at the least
+	}{{"quick", 5 * time.Millisecond, 195}, {"overloaded", time.Second, 45}} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, now := newPace(20), epoch
+			for range 100 {
+				now = now.Add(time.Second)
+				p.heard(now, Answer{Result: Unavailable, Sent: now}, 0.5)
+			}
+			for range 8 { // and eight that were under way
+				p.heard(now, Answer{Sent: now, Took: tt.took, Own: true}, 0.5)
+			}
+			urgent, other := 0, 0
+			for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(time.Millisecond) {
+				p.heard(now, Answer{Sent: now, Took: tt.took, Own: true}, 0.5)
+				switch {
+				case p.wait(now, now.Add(20*time.Second)) == 0:
+					urgent++
+					p.sent(now, 0.5)
+				case p.wait(now, time.Time{}) == 0:
+					other++
+				}
+			}
+			require.GreaterOrEqual(t, urgent, tt.want)
+			require.LessOrEqual(t, urgent, 201+40, "with the turns that what is not urgent leaves")
+			require.Zero(t, other, "all that goes counts")
+		})
+	}
+}
