@@ -19,17 +19,21 @@ const execAgain = time.Second
 
 // exec runs a command in the task, with its current secrets. Nomad's script checks, and change_scripts of its
 // templates, come here, and must not fail because credentials rotate (C8): one that a restart in place has
-// ended or held up runs until it succeeds, or its time is over. The program may need a while, too.
+// ended or held up runs until it succeeds, or its time is over. The program may need a while, too: so one that begins
+// soon after a restart has as much of its time as if it had begun at the restart's end.
 func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResult, error) {
 	ctx, cancel := context.WithTimeout(t.d.ctx, timeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	before, disturbed := t.state.begun()
+	before, now := t.state.begun()
+	again := repeatUntil(deadline, timeout, now, t.state.lastRestart())
 	for {
 		res, err := t.execWith(ctx, t.session.Set, cmd, time.Until(deadline))
 		failed := err != nil || res.ExitResult != nil && !res.ExitResult.Successful()
-		disturbed = disturbed || failed && t.restartedSince(ctx, before)
-		if !failed || !disturbed {
+		if failed && t.restartedSince(ctx, before) {
+			again = deadline
+		}
+		if !failed || !time.Now().Before(again) {
 			return res, err
 		}
 		select {
@@ -38,6 +42,15 @@ func (t *task) exec(cmd []string, timeout time.Duration) (*drivers.ExecTaskResul
 			return res, err
 		}
 	}
+}
+
+// repeatUntil is until when a command that fails runs again: now says that a restart in place is under way as it begins, last
+// is when the last one was done.
+func repeatUntil(deadline time.Time, timeout time.Duration, now bool, last time.Time) time.Time {
+	if now {
+		return deadline
+	}
+	return last.Add(timeout)
 }
 
 // restartedSince reports whether a restart in place has begun since there were n of them. The end of a process that may

@@ -207,3 +207,13 @@ func TestContainerAsksForItsAddress(t *testing.T) {
 	must.NoError(t, err)
 	must.Nil(t, none)
 }
+
+// C8: a command that fails since the program is not ready yet runs again as long as one that the restart held up.
+func TestRepeatUntil(t *testing.T) {
+	now := time.Now()
+	deadline := now.Add(5 * time.Second)
+	must.Eq(t, deadline, repeatUntil(deadline, 5*time.Second, true, now.Add(-time.Hour)), must.Sprint("in a restart"))
+	must.Eq(t, now.Add(3*time.Second), repeatUntil(deadline, 5*time.Second, false, now.Add(-2*time.Second)), must.Sprint("soon after one"))
+	must.True(t, repeatUntil(deadline, 5*time.Second, false, now.Add(-6*time.Second)).Before(now), must.Sprint("later"))
+	must.True(t, repeatUntil(deadline, 5*time.Second, false, time.Time{}).Before(now), must.Sprint("without one"))
+}

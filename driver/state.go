@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 )
@@ -85,8 +86,9 @@ type taskState struct {
 	changed  chan struct{} // closed when the phase changes; nil if nobody waits for that
 	process  process       // the current one, or the last
 	result   *drivers.ExitResult
-	restarts int // in place, begun so far
-	waits    int // for a process, begun so far
+	restarts int       // in place, begun so far
+	last     time.Time // when the last of them was done; zero: none was
+	waits    int       // for a process, begun so far
 
 	// Of a restart in place:
 	exits  chan *drivers.ExitResult // the old process's, then perhaps the new one's
@@ -111,6 +113,9 @@ func (s *taskState) onLocked(e taskEvent) (from taskPhase, ok bool) {
 	}
 	if !from.between() && to.between() {
 		s.restarts++
+	}
+	if e == restartDone {
+		s.last = time.Now()
 	}
 	s.phase = to
 	if to != from && s.changed != nil {
@@ -171,6 +176,13 @@ func (s *taskState) begun() (n int, now bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.restarts, s.phase.between()
+}
+
+// lastRestart is when the last restart in place was done; zero: this process of the plugin has made none.
+func (s *taskState) lastRestart() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
 }
 
 // restart begins a restart in place, unless the task ends; cancel is how Nomad's stop ends it. resumed: an earlier

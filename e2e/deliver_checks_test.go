@@ -96,19 +96,19 @@ job "checks-%[1]s" {
 }
 
 // Through rotations a check sees the current secret and never fails: neither one that runs when the process
-// is stopped, nor one that is due when there is none, or is not ready yet.
+// is stopped, nor one that is due when there is none, or is not ready yet, as those are that take no time.
 func TestScriptChecksThroughRotations(t *testing.T) {
 	t.Parallel()
 	l := newCheckLab(t, "check-rounds")
 	for _, driver := range []string{"docker", "raw_exec"} {
-		for _, mode := range []string{"restart", "noop"} {
-			name := "rounds-" + strings.ReplaceAll(driver, "_", "-") + "-" + mode
+		for _, kind := range []struct{ name, mode, takes string }{{"restart", "restart", "0.9"}, {"noop", "noop", "0.9"}, {"quick", "restart", "0"}} {
+			name := "rounds-" + strings.ReplaceAll(driver, "_", "-") + "-" + kind.name
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				l := lab.CheckLab{Lab: newLabOn(t, l.Agent), Consul: l.Consul} // its time begins when its turn comes
 				l.PutColour(name, "round 0")
 				l.AllowLeased(name, "secret/data/"+name)
-				alloc := l.RunFile("check-rounds", lab.Vars{"name": name, "driver": driver, "mode": mode})
+				alloc := l.RunFile("check-rounds", lab.Vars{"name": name, "driver": driver, "mode": kind.mode, "takes": kind.takes})
 				failed := l.WatchCheck(name, "colour")
 				for round := 1; round <= 5; round++ {
 					colour := fmt.Sprintf("round %d", round)
@@ -123,7 +123,7 @@ func TestScriptChecksThroughRotations(t *testing.T) {
 				}
 				require.Empty(t, failed(), "checks that failed")
 				starts := 1
-				if mode == "restart" {
+				if kind.mode == "restart" {
 					starts = 6
 				}
 				require.Len(t, l.Lines(alloc, "app", "start", starts), starts)

@@ -1,5 +1,4 @@
-# A script check that takes as long as the program is not ready, while the program is restarted. By mode, its secret restarts it or
-# not.
+# A script check while the program is restarted, which is not ready at once. By mode, its secret restarts it or not.
 variable "name" {
   type = string
 }
@@ -7,6 +6,9 @@ variable "driver" {
   type = string
 }
 variable "mode" {
+  type = string
+}
+variable "takes" { # the check, in seconds
   type = string
 }
 job "check-rounds" {
@@ -22,7 +24,7 @@ job "check-rounds" {
         interval = "1s"
         timeout  = "30s"
         command  = "/bin/sh"
-        args     = ["-c", "sleep 0.9; test -e $NOMAD_TASK_DIR/ready && echo $COLOUR"]
+        args     = ["-c", "sleep ${var.takes}; test -e $NOMAD_TASK_DIR/ready && echo $COLOUR"]
       }
     }
     task "app" {
