@@ -215,6 +215,13 @@ func (s *Session) background(u limit.Priority, due time.Time) turn {
 	}
 }
 
+// liveTurn is the same for what somebody reads in a live directory just now.
+func (s *Session) liveTurn(due time.Time) turn {
+	return func(ctx context.Context, provider string) (func(), error) {
+		return func() {}, s.k.limit.Live(ctx, s.tenant().At(provider), due)
+	}
+}
+
 // fetch reads secrets, all at once. One that fails does not stop the others: a request that is cut
 // off may have made a credential that nobody then knows of. It touches nothing of the loop's.
 func (s *Session) fetch(ctx context.Context, l *tokenState, wanted []*secrets.Secret, keys *keyring, t turn) (got map[string]*secretState, failed map[string]error) {

@@ -107,7 +107,11 @@ func (s *Session) stepStatic(now time.Time, name string, st *static) (next time.
 	if !due(now, st.retry) && !st.changed.Load() {
 		return st.retry
 	}
-	s.readStatic(name, st, h, s.background(limit.Rotate, now), func(error) {})
+	t := s.background(limit.Rotate, now)
+	if st.poll.BeingRead() {
+		t = s.liveTurn(now)
+	}
+	s.readStatic(name, st, h, t, func(error) {})
 	return time.Time{}
 }
 

@@ -39,8 +39,8 @@ func (l *Limiter) Rate() float64 {
 }
 
 // paceLocked is how long the request whose turn it is in a line has to wait for the sake of its server, or of a
-// quota of its tenant's there.
-func (l *Limiter) paceLocked(now time.Time, u Priority, ln *line) time.Duration {
+// quota of its tenant's there. Live: see pace.wait.
+func (l *Limiter) paceLocked(now time.Time, u Priority, ln *line, live bool) time.Duration {
 	p := l.paces[ln.tenant.Server]
 	if p == nil {
 		return 0
@@ -49,7 +49,7 @@ func (l *Limiter) paceLocked(now time.Time, u Priority, ln *line) time.Duration 
 	if u == Renew {
 		ends = ln.waiting[0].due
 	}
-	return p.wait(now, ln.tenant, ends)
+	return p.wait(now, ln.tenant, ends, live)
 }
 
 // slowAfterLocked is when a request of the foreground is slow: while its server as a whole takes long for anything, that is

@@ -61,6 +61,7 @@ type pace struct {
 	rate float64 // requests a second now
 
 	away       bool
+	back       bool // it was away, and has answered well since: that alone is why it is asked less
 	overloaded bool
 	misses     int       // requests in a row without an answer
 	answered   time.Time // when the last answer came
@@ -89,7 +90,7 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 		}
 		p.misses++
 		if p.misses >= awayMisses && now.Sub(p.answered) >= awayAfter {
-			p.away, p.overloaded, p.rate = true, false, p.least()
+			p.away, p.back, p.overloaded, p.rate = true, false, false, p.least()
 			p.grown = now
 			p.recent = recent{}
 		}
@@ -106,7 +107,7 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 		case !p.overloaded:
 			p.grow(now)
 		case least >= sunkAt:
-			p.decreased, p.grown, p.rate = now, now, p.least()
+			p.decreased, p.grown, p.rate, p.back = now, now, p.least(), false
 		default:
 			p.decrease(now)
 		}
@@ -137,11 +138,13 @@ func (p *pace) answer(now time.Time) {
 	if soon := now.Add(gapOf(p.full, 0)); p.away && p.nextUrgent.After(soon) {
 		p.nextUrgent = soon
 	}
+	p.back = p.back || p.away
 	p.misses, p.away, p.answered = 0, false, now
 }
 
 // decrease halves the rate, once for what is the same overload.
 func (p *pace) decrease(now time.Time) {
+	p.back = false
 	least, _ := p.recent.fastest(now)
 	if now.Sub(p.decreased) < max(decreaseEvery, least) {
 		return
@@ -160,12 +163,17 @@ func (p *pace) grow(now time.Time) {
 // reduced reports whether requests go slower than the request rate.
 func (p *pace) reduced(now time.Time) bool { return p.rate < p.full || now.Before(p.until) }
 
-// wait is how long a request has to wait. Ends is when the credential ends that it keeps alive; zero: it keeps none.
-func (p *pace) wait(now, ends time.Time) time.Duration {
+// wait is how long a request has to wait. Ends is when the credential ends that it keeps alive; zero: it keeps none. Live: it
+// looks at what somebody reads just now. Of such requests there are as many as before the server was away, so they do not
+// wait for the rate to grow.
+func (p *pace) wait(now, ends time.Time, live bool) time.Duration {
 	if !p.reduced(now) {
 		return 0
 	}
 	at := later(p.next, p.until)
+	if live && p.back && p.nextUrgent.Before(at) {
+		at = later(p.nextUrgent, p.until)
+	}
 	if !ends.IsZero() {
 		if urgent := later(p.nextUrgent, ends.Add(-urgentWithin)); urgent.Before(at) {
 			at = urgent

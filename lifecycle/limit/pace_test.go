@@ -96,17 +96,17 @@ func TestPaceBounds(t *testing.T) {
 			if p.rate < p.least() || p.rate > full {
 				rt.Fatalf("a rate of %v", p.rate)
 			}
-			if p.wait(now, now.Add(time.Second)) == 0 {
+			if p.wait(now, now.Add(time.Second), false) == 0 {
 				p.sent(now, random())
 			}
 			gap := func(rate float64) time.Duration { return time.Duration(1.5 * float64(time.Second) / rate) }
-			if w := p.wait(now, time.Time{}); w > max(gap(p.least()), maxRetryAfter*5/4) {
+			if w := p.wait(now, time.Time{}, false); w > max(gap(p.least()), maxRetryAfter*5/4) {
 				rt.Fatalf("a request waits for %v", w)
 			}
-			if w := p.wait(now, now.Add(urgentWithin)); w > gap(full/urgentShare) {
+			if w := p.wait(now, now.Add(urgentWithin), false); w > gap(full/urgentShare) {
 				rt.Fatalf("an urgent request waits for %v", w)
 			}
-			if w := p.wait(now, now.Add(2*urgentWithin)); w > urgentWithin+gap(full/urgentShare) {
+			if w := p.wait(now, now.Add(2*urgentWithin), false); w > urgentWithin+gap(full/urgentShare) {
 				rt.Fatalf("one that is urgent in a while waits for %v", w)
 			}
 		}
@@ -114,7 +114,7 @@ func TestPaceBounds(t *testing.T) {
 			now = now.Add(100 * time.Millisecond)
 			p.heard(now, Answer{Sent: now, Took: time.Millisecond, Own: true}, random())
 		}
-		if p.reduced(now) || p.wait(now, time.Time{}) != 0 {
+		if p.reduced(now) || p.wait(now, time.Time{}, false) != 0 {
 			rt.Fatalf("a rate of %v after a minute and a half of good answers", p.rate)
 		}
 	})
@@ -140,16 +140,57 @@ func TestPaceUrgent(t *testing.T) {
 			for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(time.Millisecond) {
 				p.heard(now, Answer{Sent: now, Took: tt.took, Own: true}, 0.5)
 				switch {
-				case p.wait(now, now.Add(20*time.Second)) == 0:
+				case p.wait(now, now.Add(20*time.Second), false) == 0:
 					urgent++
 					p.sent(now, 0.5)
-				case p.wait(now, time.Time{}) == 0:
+				case p.wait(now, time.Time{}, false) == 0:
 					other++
 				}
 			}
 			require.GreaterOrEqual(t, urgent, tt.want)
 			require.LessOrEqual(t, urgent, 201+40, "with the turns that what is not urgent leaves")
 			require.Zero(t, other, "all that goes counts")
+		})
+	}
+}
+
+// When a server is back, what is being read is looked at as often as before it was away; all else is asked for more and more. Of
+// one that has too much to do, or wants fewer requests, nobody reads faster.
+func TestPaceLive(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before Answer // the outage, or none
+		says   Answer
+		want   int // looks in two seconds
+	}{
+		{"back", Answer{Result: Unavailable}, Answer{Took: 5 * time.Millisecond, Own: true}, 40},
+		{"back with too much to do", Answer{Result: Unavailable}, Answer{Took: time.Second, Own: true}, 4},
+		{"back with a limit", Answer{Result: Unavailable}, Answer{Result: Limited}, 4},
+		{"too much to do", Answer{Own: true}, Answer{Took: 3 * time.Second, Own: true}, 4},
+		{"away", Answer{Result: Unavailable}, Answer{Result: Unavailable}, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, now := newPace(20), epoch
+			hears := func(a Answer) { a.Sent = now; p.heard(now, a, 0.5) }
+			for range 30 {
+				now = now.Add(100 * time.Millisecond)
+				hears(tt.before)
+			}
+			for range recentAnswers {
+				hears(tt.says)
+			}
+			looks, other := 0, 0
+			for end := now.Add(2 * time.Second); now.Before(end); now = now.Add(time.Millisecond) {
+				if p.wait(now, time.Time{}, false) == 0 {
+					other++
+				}
+				if p.wait(now, time.Time{}, true) == 0 {
+					looks++
+					p.sent(now, 0.5)
+				}
+			}
+			require.InDelta(t, tt.want, looks, 1)
+			require.LessOrEqual(t, other, 5, "of other requests")
 		})
 	}
 }

@@ -113,10 +113,10 @@ func (p *serverPace) heard(now time.Time, a Answer, r float64) {
 }
 
 // wait is how long a tenant's request has to wait.
-func (p *serverPace) wait(now time.Time, who Tenant, ends time.Time) time.Duration {
-	wait := p.pace.wait(now, ends)
+func (p *serverPace) wait(now time.Time, who Tenant, ends time.Time, live bool) time.Duration {
+	wait := p.pace.wait(now, ends, live)
 	if t := p.quotas.tenants[who]; t != nil && t.pace != nil {
-		wait = max(wait, t.pace.wait(now, ends))
+		wait = max(wait, t.pace.wait(now, ends, live))
 	}
 	return wait
 }

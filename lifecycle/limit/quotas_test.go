@@ -64,13 +64,13 @@ func TestQuotaIsOver(t *testing.T) {
 	p, now := newServerPace(20), epoch
 	p.heard(now, Answer{Tenant: one, Result: Limited, RetryAfter: 9 * time.Second, Sent: now}, 0)
 	p.sent(now, one, 0.5)
-	require.Equal(t, 9*time.Second, p.wait(now, one, time.Time{}), "it is asked for that")
-	require.Zero(t, p.wait(now, other, time.Time{}))
+	require.Equal(t, 9*time.Second, p.wait(now, one, time.Time{}, false), "it is asked for that")
+	require.Zero(t, p.wait(now, other, time.Time{}, false))
 	for range 31 {
 		now = now.Add(time.Second)
 		p.heard(now, Answer{Tenant: one, Sent: now, Took: time.Millisecond, Own: true}, 0)
 	}
-	require.Zero(t, p.wait(now, one, time.Time{}))
+	require.Zero(t, p.wait(now, one, time.Time{}, false))
 	require.Nil(t, p.quotas.tenants[one].pace)
 
 	for i := range 10_000 {

@@ -65,10 +65,10 @@ func TestLimitOfOnePath(t *testing.T) {
 	limited := Answer{Result: Limited, Sent: now, RetryAfter: 30 * time.Second}
 	p.heard(now, limited, 0)
 	p.heard(now.Add(time.Millisecond), Answer{Sent: now.Add(-time.Second), Took: time.Second}, 0) // was under way
-	require.Equal(t, 30*time.Second, p.wait(now, time.Time{}), "it asks for that")
+	require.Equal(t, 30*time.Second, p.wait(now, time.Time{}, false), "it asks for that")
 	now = now.Add(time.Second)
 	p.heard(now, Answer{Sent: now, Took: time.Millisecond}, 0)
-	require.Zero(t, p.wait(now, time.Time{}))
+	require.Zero(t, p.wait(now, time.Time{}, false))
 }
 
 // A server that has too much to do has fewer slots, and another as many as ever.

@@ -46,6 +46,13 @@ func (s *Subscription) Reading() bool {
 	return true
 }
 
+// BeingRead reports whether somebody has read the secret in its live directory lately.
+func (s *Subscription) BeingRead() bool {
+	s.poller.mu.Lock()
+	defer s.poller.mu.Unlock()
+	return s.path != nil && time.Now().Before(s.path.reading)
+}
+
 // queueLocked has a poll wait for its turn.
 func (p *Poller) queueLocked(path *polledPath, payer limit.Tenant, run func(error)) (leave func() bool) {
 	if time.Now().Before(path.reading) {
