@@ -39,6 +39,27 @@ func TestLiveLooksWhileAnotherServerIsAway(t *testing.T) {
 	})
 }
 
+// When a server is back, a read of what somebody reads just now does not wait until it is asked as much as before.
+func TestLiveReadsWhenAServerIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(20, nil)
+		away(l, "vault")
+		var polls atomic.Int32
+		for range 20 {
+			l.Queue(t.Context(), other.At("vault"), Poll, time.Now(), func(error) { polls.Add(1) })
+		}
+		l.Answered("vault", Answer{Sent: time.Now(), Took: time.Millisecond, Own: true})
+		began := time.Now()
+		for range 5 {
+			require.NoError(t, l.Live(t.Context(), one.At("vault"), time.Now()))
+		}
+		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+		require.LessOrEqual(t, polls.Load(), int32(3))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+	})
+}
+
 // What is urgent does not take the turns of all the rest: that has the rate which is left.
 func TestUrgentLeavesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
