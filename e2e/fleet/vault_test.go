@@ -28,7 +28,7 @@ type realVault struct {
 func startVault(t testing.TB, ttl time.Duration) *realVault {
 	t.Helper()
 	ctx := t.Context()
-	cluster, err := harness.StartSecureVault(ctx)
+	cluster, err := harness.StartVault(ctx)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
 	v := &realVault{Vault: cluster.Vault}
@@ -71,7 +71,7 @@ path "sys/leases/*" { capabilities = ["update"] }`))
 // connect is a plugin's connection to it.
 func (v *realVault) connect(t testing.TB) *vault.Client {
 	t.Helper()
-	c, err := vault.New(vault.Config{Address: v.Addr, CACert: v.CACert})
+	c, err := vault.New(vault.Config{Address: v.Addr})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c

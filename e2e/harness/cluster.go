@@ -101,18 +101,13 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 }
 
 // StartVault starts a Vault alone, for tests of programs that need no Nomad.
-func StartVault(ctx context.Context) (*Cluster, error) { return startVaultAlone(ctx, false) }
-
-// StartSecureVault is the same with a Vault that speaks HTTPS, as in production: a client has one connection, whatever it asks.
-func StartSecureVault(ctx context.Context) (*Cluster, error) { return startVaultAlone(ctx, true) }
-
-func startVaultAlone(ctx context.Context, secure bool) (_ *Cluster, err error) {
+func StartVault(ctx context.Context) (_ *Cluster, err error) {
 	dir, err := newWorkDir()
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{dir: dir, progress: func(string) {}}
-	if c.Vault, err = c.addVault(ctx, "vault", secure); err != nil {
+	if c.Vault, err = c.NewVault(ctx, "vault"); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -120,11 +115,7 @@ func startVaultAlone(ctx context.Context, secure bool) (_ *Cluster, err error) {
 
 // NewVault starts one more Vault, for tests that stop or seal it. It ends with the cluster.
 func (c *Cluster) NewVault(ctx context.Context, name string) (*Vault, error) {
-	return c.addVault(ctx, name, false)
-}
-
-func (c *Cluster) addVault(ctx context.Context, name string, secure bool) (*Vault, error) {
-	v, err := startVault(ctx, c.dir.join(name), secure)
+	v, err := startVault(ctx, c.dir.join(name))
 	if v != nil {
 		c.mu.Lock()
 		c.vaults = append(c.vaults, v)

@@ -2,7 +2,6 @@ package harness
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,7 +17,6 @@ import (
 type Vault struct {
 	Addr      string
 	RootToken string
-	CACert    string // a file: what its certificate is trusted by; empty: it speaks plain HTTP
 	AuditPath string
 	LogPath   string
 
@@ -35,8 +33,8 @@ storage "file" {
   path = %q
 }
 listener "tcp" {
-  address = "127.0.0.1:%d"
-  %s
+  address     = "127.0.0.1:%d"
+  tls_disable = true
 }
 api_addr      = %q
 disable_mlock = true
@@ -44,8 +42,8 @@ ui            = false
 log_level     = "info"
 `
 
-// startVault makes a new server in dir: initialised, unsealed, audited. Secure: it speaks HTTPS, and HTTP/2 over it.
-func startVault(ctx context.Context, dir string, secure bool) (*Vault, error) {
+// startVault makes a new server in dir: initialised, unsealed, audited.
+func startVault(ctx context.Context, dir string) (*Vault, error) {
 	bin, err := server("vault")
 	if err != nil {
 		return nil, err
@@ -64,14 +62,7 @@ func startVault(ctx context.Context, dir string, secure bool) (*Vault, error) {
 		dir:       dir,
 		bin:       bin,
 	}
-	listener := "tls_disable = true"
-	if secure {
-		v.Addr = fmt.Sprintf("https://127.0.0.1:%d", port)
-		if listener, err = v.makeCertificate(); err != nil {
-			return nil, err
-		}
-	}
-	hcl := fmt.Sprintf(vaultConfig, filepath.Join(dir, "data"), port, listener, v.Addr)
+	hcl := fmt.Sprintf(vaultConfig, filepath.Join(dir, "data"), port, v.Addr)
 	if err := os.WriteFile(v.configPath(), []byte(hcl), 0o600); err != nil {
 		return nil, err
 	}
@@ -85,20 +76,6 @@ func startVault(ctx context.Context, dir string, secure bool) (*Vault, error) {
 }
 
 func (v *Vault) configPath() string { return filepath.Join(v.dir, "vault.hcl") }
-
-// makeCertificate makes what the listener needs for TLS, and returns its configuration.
-func (v *Vault) makeCertificate() (listener string, err error) {
-	certPEM, keyPEM, err := selfSigned("127.0.0.1")
-	if err != nil {
-		return "", err
-	}
-	v.CACert = filepath.Join(v.dir, "cert.pem")
-	key := filepath.Join(v.dir, "key.pem")
-	if err := errors.Join(os.WriteFile(v.CACert, certPEM, 0o644), os.WriteFile(key, keyPEM, 0o600)); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("tls_cert_file = %q\n  tls_key_file  = %q", v.CACert, key), nil
-}
 
 // launch starts the process and waits until it answers, sealed or not.
 func (v *Vault) launch(ctx context.Context) (err error) {
@@ -151,11 +128,6 @@ func (v *Vault) ClientWithToken(token string) (*api.Client, error) {
 	}
 	conf.Address = v.Addr
 	conf.MaxRetries = 0
-	if v.CACert != "" {
-		if err := conf.ConfigureTLS(&api.TLSConfig{CACert: v.CACert}); err != nil {
-			return nil, err
-		}
-	}
 	client, err := api.NewClient(conf)
 	if err != nil {
 		return nil, err
