@@ -14,7 +14,8 @@ import (
 // E2: kill -9 of the plugin between any two steps of start, change, end and recovery loses no task,
 // leaves one process a task, and leaks no lease. All tasks of a matrix run in one agent, so that every
 // kill also tests the recovery of all the others (C4). Those with batch tokens die at each point of a start and an end beside the
-// others, and of a rotation in the shorter of the two matrices.
+// others, and of a rotation in the shorter of the two matrices. One matrix at a time: both together have more restarts than two slow
+// processors can make before the next are due.
 func TestCrashMatrix(t *testing.T) {
 	agent, err := shared.NewAgent(t.Context(), harness.AgentOptions{
 		Name: "crash", Placement: placement, LogLevel: "info",
@@ -25,7 +26,6 @@ func TestCrashMatrix(t *testing.T) {
 	installCrashtest(t, agent)
 
 	t.Run("raw_exec", func(t *testing.T) {
-		t.Parallel()
 		m := newCrashMatrix(t, agent, "raw_exec", "crashR")
 		m.start(slowLease, 2) // bystanders
 		m.withVariables(crashpoint.SecretsJournalled, crashpoint.RotationJournalled, crashpoint.RotationPublished, crashpoint.OldStopped, crashpoint.RotationApplied)
@@ -62,7 +62,6 @@ func TestCrashMatrix(t *testing.T) {
 		}
 	})
 	t.Run("docker", func(t *testing.T) {
-		t.Parallel()
 		m := newCrashMatrix(t, agent, "docker", "crashD")
 		m.start(slowLease, 1)
 		m.withVariables(crashpoint.Released, crashpoint.RotationPublished)
