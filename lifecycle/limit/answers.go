@@ -22,7 +22,9 @@ func (l *Limiter) Answered(server string, a Answer) {
 		a.Tenant = a.Tenant.At(server)
 	}
 	p.heard(time.Now(), a, l.random())
-	l.slots.atOnce[server] = max(slowestAtOnce, int(p.rate/p.full*ForegroundAtOnce))
+	if _, _, n := p.recent.fastest(time.Now()); n >= recentFew || p.rate < p.full {
+		l.slots.at(server).most = max(slowestAtOnce, int(p.rate/p.full*ForegroundAtOnce))
+	}
 	l.grantLocked()
 	l.fillLocked()
 }
@@ -52,13 +54,21 @@ func (l *Limiter) paceLocked(now time.Time, u Priority, ln *line, live bool) tim
 	return p.wait(now, ln.tenant, ends, live)
 }
 
-// slowAfterLocked is when a request of the foreground is slow: while its server as a whole takes long for anything, that is
-// later. Else all would leave their slots, and as many again go to a server that has too much to do.
-func (l *Limiter) slowAfterLocked(now time.Time, server string) time.Duration {
+// slowAfterLocked is when a request of the foreground is slow: that is later, and ails true, while its server as a whole takes
+// long for anything. Else all would leave their slots, and as many again go to a server that has too much to do.
+func (l *Limiter) slowAfterLocked(now time.Time, server string) (after time.Duration, ails bool) {
 	p := l.paces[server]
-	if p == nil || !p.overloaded {
-		return slowAfter
+	switch {
+	case l.gap == 0:
+		return slowAfter, false
+	case p == nil:
+		return slowAtMost, true
+	case !p.ails(now):
+		return slowAfter, false
 	}
-	least, _ := p.recent.fastest(now)
-	return max(slowAfter, min(slowFactor*least, slowAtMost))
+	least, _, n := p.recent.fastest(now)
+	if n == 0 {
+		return slowAtMost, true
+	}
+	return max(slowAfter, min(slowFactor*least, slowAtMost)), true
 }

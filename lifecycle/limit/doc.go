@@ -8,7 +8,8 @@
 //   - Looks at secrets that are being read in live directories (live.go) share the rate with them: they take half of it at
 //     most, and go before what is not for keeping credentials alive.
 //   - Foreground requests (starts and revocations) are outside the rate; a number of slots bounds how many go at
-//     once (slots.go). A slow one leaves its slot, so that a database that hangs takes no slot from others.
+//     once (slots.go). A slow one leaves its slot, so that a database that hangs takes no slot from others; few do while the
+//     server as a whole is slow.
 //
 // By what all requests tell of a server as a whole (Answered) the limiter follows what it can take (pace.go): a server that is
 // away, overloaded or limits requests gets fewer, but for those that keep alive what ends soon. Each server has a pace of its

@@ -52,8 +52,9 @@ type Backlog struct {
 
 // New makes a limiter of requestRate background requests a second; zero or less: no limit.
 func New(requestRate float64, behind func(Backlog)) *Limiter {
-	l := &Limiter{rate: requestRate, behind: behind, random: mathrand.Float64, paces: map[string]*serverPace{}, slots: newSlots()}
+	l := &Limiter{rate: requestRate, behind: behind, random: mathrand.Float64, paces: map[string]*serverPace{}, slots: newSlots(ForegroundAtOnce)}
 	if requestRate > 0 {
+		l.slots.first = slowestAtOnce
 		l.gap = time.Duration(float64(time.Second) / requestRate)
 	}
 	return l
@@ -266,20 +267,24 @@ func (l *Limiter) fillLocked() {
 			return
 		}
 		f := w.flight
-		f.timer = time.AfterFunc(l.slowAfterLocked(now, w.server), func() { l.turnSlow(f) })
+		f.timer = time.AfterFunc(slowAfter, func() { l.turnSlow(f) })
 		w.stay()
 		w.called(nil)
 	}
 }
 
-// turnSlow has a request leave its slot.
+// turnSlow has a request leave its slot, now or as soon as it is slow and may.
 func (l *Limiter) turnSlow(f *flight) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.over {
 		return
 	}
-	l.slots.turnSlow(time.Now(), f)
+	now := time.Now()
+	if after, ails := l.slowAfterLocked(now, f.server); now.Sub(f.began) < after || !l.slots.turnSlow(now, f, ails) {
+		f.timer.Reset(slowAfter)
+		return
+	}
 	l.fillLocked()
 }
 

@@ -18,6 +18,13 @@ import (
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// well has a server answer as one does that has little to do.
+func well(l *Limiter, server string) {
+	for range recentFew {
+		l.Answered(server, Answer{Sent: time.Now(), Took: time.Millisecond, Own: true})
+	}
+}
+
 // pause sleeps, or less if ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	select {
@@ -139,6 +146,7 @@ var one = Tenant{Namespace: "default", Job: "one"}
 func TestLimiterForeground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(0.001, nil)
+		well(l, "")
 		var mu sync.Mutex
 		now, most := 0, 0
 		var all sync.WaitGroup
@@ -285,24 +293,35 @@ func TestEachServerHasAPace(t *testing.T) {
 			l.Answered("vault", Answer{Sent: time.Now(), Took: time.Millisecond, Own: true})
 		}
 		require.InDelta(t, 20, l.Rate(), 0.01)
-		require.Equal(t, ForegroundAtOnce, l.slots.most("vault"))
+		require.Equal(t, ForegroundAtOnce, l.slots.at("vault").most)
 	})
 }
 
-// While a server as a whole takes long for anything, a request is not slow because it takes long, and leaves no slot to
-// another: fewer are under way, not more. Where one database hangs, and the server answers, slots are left as ever.
+// While a server as a whole takes long for anything, or answers nothing, a request is not slow because it takes long, and few leave
+// their slots to others: fewer are under way, not more. Where one database hangs, and the server answers, slots are left as ever.
 func TestForegroundOfAnOverloadedServer(t *testing.T) {
+	const never = time.Hour
 	for _, tt := range []struct {
 		name        string
-		took        time.Duration
+		took, hangs time.Duration // an answer, and what is under way
 		least, most int
-	}{{"the server", 3 * time.Second, slowestAtOnce, ForegroundAtOnce}, {"a database behind it", time.Millisecond, 60, overflow}} {
+	}{
+		{"the server", 3 * time.Second, 5 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
+		{"and much longer than that", 3 * time.Second, 50 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
+		{"a server that has not answered yet", never, 50 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
+		{"a database behind it", time.Millisecond, 5 * time.Second, 60, overflow},
+	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := New(20, nil)
+				answered := func() {
+					if tt.took < never {
+						l.Answered("vault", Answer{Sent: time.Now(), Took: tt.took, Own: true})
+					}
+				}
 				for range 60 {
 					time.Sleep(100 * time.Millisecond)
-					l.Answered("vault", Answer{Sent: time.Now(), Took: tt.took, Own: true})
+					answered()
 				}
 				under, most := 0, 0
 				var mu sync.Mutex
@@ -315,8 +334,8 @@ func TestForegroundOfAnOverloadedServer(t *testing.T) {
 						under++
 						most = max(most, under)
 						mu.Unlock()
-						time.Sleep(5 * time.Second)
-						l.Answered("vault", Answer{Sent: time.Now(), Took: tt.took, Own: true})
+						time.Sleep(tt.hangs)
+						answered()
 						mu.Lock()
 						under--
 						mu.Unlock()

@@ -102,8 +102,8 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 		if a.Own && (p.nearest == 0 || a.Took < p.nearest) {
 			p.nearest = a.Took
 		}
-		least, known := p.recent.fastest(now)
-		switch p.overloaded = known && least >= max(overloadedAt, distanceFactor*min(p.nearest, farthest)); {
+		least, own, n := p.recent.fastest(now)
+		switch p.overloaded = own && n >= recentFew && least >= p.long(); {
 		case !p.overloaded:
 			p.grow(now)
 		case least >= sunkAt:
@@ -112,6 +112,19 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 			p.decrease(now)
 		}
 	}
+}
+
+// long is what the fastest answer takes of a server that has too much to do.
+func (p *pace) long() time.Duration {
+	return max(overloadedAt, distanceFactor*min(p.nearest, farthest))
+}
+
+// ails reports whether what takes long may well take long because of the server as a whole: it has answered nothing of late,
+// or nothing quickly, its own work among it.
+func (p *pace) ails(now time.Time) bool {
+	least, own, n := p.recent.fastest(now)
+	silent := n == 0 && now.Sub(p.answered) > recentAge
+	return p.overloaded || silent || own && least >= p.long()
 }
 
 // limit takes in that fewer requests are wanted.
@@ -145,7 +158,7 @@ func (p *pace) answer(now time.Time) {
 // decrease halves the rate, once for what is the same overload.
 func (p *pace) decrease(now time.Time) {
 	p.back = false
-	least, _ := p.recent.fastest(now)
+	least, _, _ := p.recent.fastest(now)
 	if now.Sub(p.decreased) < max(decreaseEvery, least) {
 		return
 	}
@@ -214,7 +227,7 @@ const (
 	// recentAnswers: the fastest of so many answers counts. One that is quick shows that the server as a whole is, whatever
 	// hangs behind one of its engines.
 	recentAnswers = 8
-	// recentFew: fewer answers tell nothing; nor do those that are older than recentAge.
+	// recentFew: fewer answers do not tell that a server is overloaded; and those tell nothing that are older than recentAge.
 	recentFew = 4
 	recentAge = 10 * time.Second
 )
@@ -235,10 +248,9 @@ func (r *recent) add(now time.Time, took time.Duration, own bool) {
 	r.next = (r.next + 1) % recentAnswers
 }
 
-// fastest is what the fastest took. It is known where one of them at least is of the server's own work: the others may all
+// fastest is what the fastest took, of n. Own says that one of them at least is of the server's own work: else they may all
 // have waited for one database.
-func (r *recent) fastest(now time.Time) (least time.Duration, known bool) {
-	n := 0
+func (r *recent) fastest(now time.Time) (least time.Duration, own bool, n int) {
 	for _, a := range r.last {
 		if a.at.IsZero() || now.Sub(a.at) > recentAge {
 			continue
@@ -246,7 +258,7 @@ func (r *recent) fastest(now time.Time) (least time.Duration, known bool) {
 		if n++; n == 1 || a.took < least {
 			least = a.took
 		}
-		known = known || a.own
+		own = own || a.own
 	}
-	return least, known && n >= recentFew
+	return least, own, n
 }

@@ -97,6 +97,7 @@ func TestSlotsAreEachServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(20, nil)
 		away(l, "vault")
+		well(l, "nomad")
 		var under [2]atomic.Int32
 		start := func(i int, server string, job string) {
 			if _, err := l.Foreground(t.Context(), Tenant{Job: job, Server: server}, ForStart); err == nil {

@@ -11,14 +11,15 @@ const (
 	// database, say, and no work of the server's.
 	slowAfter = time.Second
 	// slowFactor: while the server is overloaded, a request is slow when it takes so many times what the fastest does; but
-	// never later than slowAtMost.
+	// never later than slowAtMost, which it is, too, while the server answers nothing.
 	slowFactor = 4
 	slowAtMost = 10 * time.Second
 	// overflow bounds the slow requests that take no slot.
 	overflow = 256
 	// lanesAtOnce bounds the requests of one lane, slow ones included.
 	lanesAtOnce = 16
-	// slowestAtOnce is the least of the slots that are left while a server is overloaded, or has just come back.
+	// slowestAtOnce is the least of the slots: as many as there are while a server is overloaded, has just come back, or
+	// has not answered yet. As many slow requests leave theirs meanwhile.
 	slowestAtOnce = 4
 	// slowMemory is how long it is remembered that a tenant's requests were slow.
 	slowMemory = time.Minute
@@ -39,32 +40,41 @@ const (
 // slow, fewer to a server that has too much to do, and of the slow ones overflow. Tenants take turns; one that has its share under way waits. It decides and
 // does nothing else.
 type slots struct {
-	atOnce    map[string]int // how many there are now for a server; missing: all
-	young     int            // under way, and not slow
-	youngAt   map[string]int // of those, by server
-	slowYoung int            // those of them whose lane was slow before
-	old       int            // slow
+	first     int // slots for a server that has not answered yet
+	servers   map[string]*serverSlots
+	young     int // under way, and not slow
+	slowYoung int // those of them whose lane was slow before
+	old       int // slow
 	lanes     map[laneKey]*lane
 	prune     int // how many lanes there may be before those that are idle are looked for
 	waiting   [kinds]turns
 	last      Kind // of the request that went last
 }
 
-func newSlots() slots {
-	return slots{atOnce: map[string]int{}, youngAt: map[string]int{}, lanes: map[laneKey]*lane{}}
+// serverSlots are those of one server.
+type serverSlots struct {
+	most  int // how many there are now
+	young int // under way, and not slow
+	left  int // slow ones under way that have left their slots while the server as a whole took long
 }
 
-// most is how many slots there are for a server.
-func (s *slots) most(server string) int {
-	if n, ok := s.atOnce[server]; ok {
-		return n
+func newSlots(first int) slots {
+	return slots{first: first, servers: map[string]*serverSlots{}, lanes: map[laneKey]*lane{}}
+}
+
+// at are a server's.
+func (s *slots) at(server string) *serverSlots {
+	a := s.servers[server]
+	if a == nil {
+		a = &serverSlots{most: s.first}
+		s.servers[server] = a
 	}
-	return ForegroundAtOnce
+	return a
 }
 
 // slowAtOnce bounds the slots for tenants whose requests were slow before: the next will be, too, and the other slots are for
 // those that get an answer.
-func (s *slots) slowAtOnce(server string) int { return s.most(server) / 2 }
+func (s *serverSlots) slowAtOnce() int { return s.most / 2 }
 
 type laneKey struct {
 	tenant Tenant
@@ -82,7 +92,9 @@ type lane struct {
 type flight struct {
 	lane      laneKey
 	server    string
+	began     time.Time
 	old       bool
+	left      bool // it is counted in its server's
 	slowYoung bool
 	over      bool
 	timer     *time.Timer
@@ -96,16 +108,16 @@ func (s *slots) share() int {
 
 // mayGo reports whether a tenant may send one more request of a kind, to a server.
 func (s *slots) mayGo(now time.Time, key laneKey, server string) bool {
-	l := s.lanes[key]
+	l, at := s.lanes[key], s.at(server)
 	switch {
-	case s.youngAt[server] >= s.most(server):
+	case at.young >= at.most:
 		return false
 	case l == nil:
 		return true
 	case l.young+l.old >= s.share():
 		return false
 	}
-	return !l.isSlow(now) || s.slowYoung < s.slowAtOnce(server)
+	return !l.isSlow(now) || s.slowYoung < at.slowAtOnce()
 }
 
 func (l *lane) isSlow(now time.Time) bool {
@@ -136,29 +148,42 @@ func (s *slots) begin(now time.Time, key laneKey, server string) *flight {
 		l = &lane{}
 		s.lanes[key] = l
 	}
-	f := &flight{lane: key, server: server, slowYoung: l.isSlow(now)}
+	f := &flight{lane: key, server: server, began: now, slowYoung: l.isSlow(now)}
 	l.young++
 	s.young++
-	s.youngAt[server]++
+	s.at(server).young++
 	if f.slowYoung {
 		s.slowYoung++
 	}
 	return f
 }
 
-// turnSlow notes that a request is slow.
-func (s *slots) turnSlow(now time.Time, f *flight) {
+// turnSlow notes that a request is slow. Ails says that its server as a whole is: then few leave their slots, for each that takes
+// its place is one more that the server has to do. It reports whether this one has.
+func (s *slots) turnSlow(now time.Time, f *flight, ails bool) bool {
+	at := s.at(f.server)
+	if ails && at.left >= slowestAtOnce {
+		return false
+	}
+	if ails {
+		f.left = true
+		at.left++
+	}
 	l := s.lanes[f.lane]
 	s.leaveSlot(l, f)
 	f.old = true
 	l.old++
 	s.old++
 	l.slow, l.slowSince = true, now
+	return true
 }
 
 // end notes that a request is over.
 func (s *slots) end(now time.Time, f *flight) {
 	l := s.lanes[f.lane]
+	if f.left {
+		s.at(f.server).left--
+	}
 	if f.old {
 		l.old--
 		s.old--
@@ -177,7 +202,7 @@ func (s *slots) end(now time.Time, f *flight) {
 func (s *slots) leaveSlot(l *lane, f *flight) {
 	l.young--
 	s.young--
-	s.youngAt[f.server]--
+	s.at(f.server).young--
 	if f.slowYoung {
 		s.slowYoung--
 	}

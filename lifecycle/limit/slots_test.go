@@ -16,7 +16,7 @@ import (
 func TestSlotsBounds(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		tenants := rapid.SampledFrom([]int{1, 3, 40, 600}).Draw(rt, "tenants")
-		s := newSlots()
+		s := newSlots(ForegroundAtOnce)
 		now, order := epoch, uint64(0)
 		var flights []*flight
 		for range rapid.IntRange(1, 800).Draw(rt, "steps") {
@@ -33,20 +33,25 @@ func TestSlotsBounds(t *testing.T) {
 			case step == 7:
 				now = now.Add(time.Second * time.Duration(rapid.IntRange(0, 40).Draw(rt, "later")))
 			default:
+				ails := step == 8
 				for _, f := range flights { // all those that are under way are slow
 					if !f.old {
-						s.turnSlow(now, f)
+						s.turnSlow(now, f, ails)
 					}
 				}
 			}
 			for w := s.next(now); w != nil; w = s.next(now) {
 				flights = append(flights, w.flight)
 			}
+			left := 0
 			old, each, waiting := 0, map[laneKey]int{}, s.waiting[ForStart].size+s.waiting[ForRevocation].size
 			for _, f := range flights {
 				each[f.lane]++
 				if f.old {
 					old++
+				}
+				if f.left {
+					left++
 				}
 			}
 			for key, n := range each {
@@ -58,6 +63,8 @@ func TestSlotsBounds(t *testing.T) {
 			switch {
 			case young != s.young || old != s.old:
 				rt.Fatalf("%d and %d under way, counted %d and %d", young, old, s.young, s.old)
+			case left > slowestAtOnce || left != s.at("").left:
+				rt.Fatalf("%d have left their slots at a server that ails, counted %d", left, s.at("").left)
 			case young > ForegroundAtOnce || len(flights) > overflow+ForegroundAtOnce:
 				rt.Fatalf("%d under way, %d slow", len(flights), old)
 			case s.slowYoung < 0 || s.slowYoung > ForegroundAtOnce/2:
@@ -90,6 +97,10 @@ func TestHangingTenants(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := New(20, nil)
 				ctx := t.Context()
+				answered := func() { l.Answered("", Answer{Sent: time.Now(), Took: 5 * time.Millisecond, Own: true}) }
+				for range min(tt.tenants, recentFew) { // their logins
+					answered()
+				}
 				most := 0
 				for i := range tt.tenants {
 					for range tt.each {
@@ -113,6 +124,7 @@ func TestHangingTenants(t *testing.T) {
 					require.NoError(t, err)
 					took := time.Since(start)
 					time.Sleep(5 * time.Millisecond)
+					answered()
 					release()
 					l.mu.Lock()
 					most = max(most, l.slots.old+l.slots.young)

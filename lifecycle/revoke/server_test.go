@@ -146,6 +146,7 @@ func (o *queueTest) restart() {
 		o.Close()
 	}
 	address := o.address
+	limiter := limit.New(1, nil)
 	var err error
 	o.Queue, err = New(Config{
 		StateDir: o.stateDir,
@@ -155,7 +156,12 @@ func (o *queueTest) restart() {
 			}
 			return Provider{Tokens: o.server, Leases: o.server, Server: address}
 		},
-		Limit:  limit.New(1, nil),
+		Limit: limiter,
+		Answered: func(provider string, err error) {
+			if err == nil { // as the one who counts requests tells it
+				limiter.Answered(provider, limit.Answer{Sent: time.Now()})
+			}
+		},
 		Random: func() float64 { return 0.5 },
 		Refused: func(_ journal.Task, _ string, err error) {
 			o.mu.Lock()
