@@ -35,6 +35,8 @@ storage "file" {
 listener "tcp" {
   address     = "127.0.0.1:%d"
   tls_disable = true
+  # for the revocation of a whole fleet's leases in one request
+  max_request_duration = "20m"
 }
 api_addr      = %q
 disable_mlock = true
