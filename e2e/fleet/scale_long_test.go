@@ -26,7 +26,8 @@ func nodes(variable string, otherwise int) int {
 
 // onThisMachine is a fleet that two cores can carry together with its Vault: ten nodes with all options at their defaults and leases of a
 // minute, which are renewed as often in a minute as leases of an hour in an hour. A larger one polls and checks as docs/fleet.md
-// advises, has leases of ten minutes, and waits longer for what such a Vault gives all of its tasks at once.
+// advises, has leases of ten minutes, and waits longer for what such a Vault gives all of its tasks at once. The largest does all of that
+// more rarely still: what its polls and checks take of Vault is no more than such a machine has.
 func onThisMachine(nodes int) shape {
 	if nodes <= 10 {
 		return shape{
@@ -34,8 +35,12 @@ func onThisMachine(nodes int) shape {
 			leaseTTL: time.Minute, runs: 2 * time.Minute, away: 12 * time.Second,
 		}
 	}
-	return shape{
+	s := shape{
 		nodes: nodes, tasks: 40, rate: 20, poll: time.Minute, check: 5 * time.Minute, startTimeout: 20 * time.Minute,
 		leaseTTL: 10 * time.Minute, runs: 2 * time.Minute, away: 12 * time.Second,
 	}
+	if nodes > 500 {
+		s.poll, s.check, s.leaseTTL = 5*time.Minute, 10*time.Minute, 20*time.Minute
+	}
+	return s
 }
