@@ -54,21 +54,19 @@ func (l *Limiter) paceLocked(now time.Time, u Priority, ln *line, live bool) tim
 	return p.wait(now, ln.tenant, ends, live)
 }
 
-// slowAfterLocked is when a request of the foreground is slow: that is later, and ails true, while its server as a whole takes
-// long for anything. Else all would leave their slots, and as many again go to a server that has too much to do.
+// slowAfterLocked is when a request of the foreground is slow. Ails says that its server as a whole may be what takes long: then
+// that is later, the longer anything takes. Else all would leave their slots, and as many again go to a server that has too
+// much to do.
 func (l *Limiter) slowAfterLocked(now time.Time, server string) (after time.Duration, ails bool) {
 	p := l.paces[server]
 	switch {
 	case l.gap == 0:
 		return slowAfter, false
 	case p == nil:
-		return slowAtMost, true
+		return slowAfter, true
 	case !p.ails(now):
 		return slowAfter, false
 	}
-	least, _, n := p.recent.fastest(now)
-	if n == 0 {
-		return slowAtMost, true
-	}
+	least, _, _ := p.recent.fastest(now)
 	return max(slowAfter, min(slowFactor*least, slowAtMost)), true
 }

@@ -11,7 +11,7 @@ const (
 	// database, say, and no work of the server's.
 	slowAfter = time.Second
 	// slowFactor: while the server is overloaded, a request is slow when it takes so many times what the fastest does; but
-	// never later than slowAtMost, which it is, too, while the server answers nothing.
+	// never later than slowAtMost.
 	slowFactor = 4
 	slowAtMost = 10 * time.Second
 	// overflow bounds the slow requests that take no slot.

@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -143,4 +144,32 @@ func TestHangingTenants(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While nothing is known of a server, those that hang hold up another's start for a second as well, up to four of them; and any
+// number no longer than a second after the server's first answer.
+func TestHangingTenantsAtFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(20, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		hang := func(name string) {
+			for i := range slowestAtOnce {
+				_, err := l.Foreground(ctx, Tenant{Job: fmt.Sprint(name, i)}, ForStart)
+				require.NoError(t, err)
+			}
+		}
+		start := func() time.Duration {
+			began := time.Now()
+			release, err := l.Foreground(ctx, one, ForStart)
+			require.NoError(t, err)
+			release()
+			return time.Since(began)
+		}
+		hang("dead")
+		require.LessOrEqual(t, start(), time.Second)
+		hang("dead, too")
+		time.AfterFunc(10*time.Second, func() { l.Answered("", Answer{Sent: time.Now(), Took: 5 * time.Millisecond}) })
+		require.LessOrEqual(t, start(), 11*time.Second)
+	})
 }
