@@ -194,3 +194,26 @@ func TestPaceLive(t *testing.T) {
 		})
 	}
 }
+
+// What takes long is put down to the server as a whole only where nothing shows that it answers.
+func TestPaceAils(t *testing.T) {
+	answer := func(took time.Duration, own bool) Answer { return Answer{Sent: epoch, Took: took, Own: own} }
+	for _, tt := range []struct {
+		name  string
+		heard Answer
+		after time.Duration
+		want  bool
+	}{
+		{"a quick answer", answer(time.Millisecond, true), time.Second, false},
+		{"and nothing since", answer(time.Millisecond, true), recentAge + time.Second, true},
+		{"its own work takes long", answer(3*time.Second, true), time.Second, true},
+		{"what waits for a database takes long", answer(3*time.Second, false), time.Second, false},
+		{"it limits", Answer{Result: Limited, Sent: epoch}, time.Second, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPace(20)
+			p.heard(epoch, tt.heard, 0)
+			require.Equal(t, tt.want, p.ails(epoch.Add(tt.after)))
+		})
+	}
+}
