@@ -106,7 +106,7 @@ func New(cfg Config) (*Keeper, error) {
 		sessions:  map[journal.TaskKey]*Session{},
 	}
 	k.limit = limit.New(cfg.RequestRate, k.requestsBehind)
-	k.requests = newRequests(cfg.Meter, k.limit.Answered)
+	k.requests = newRequests(cfg.Meter, k.limit)
 	k.providers = newProviders(cfg.Providers, k.requests)
 	_, _ = rand.Read(k.digestKey) // never fails
 	revocations, err := revoke.New(revoke.Config{

@@ -143,6 +143,16 @@ func (c *counts) total(of ...lifecycle.RequestKind) (n int) {
 	return n
 }
 
+// unanswered is how many requests of some kinds had no answer.
+func (c *counts) unanswered(of ...lifecycle.RequestKind) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, kind := range of {
+		n += c.failed[kind]
+	}
+	return n
+}
+
 // table is a phase's figures in rows of Markdown; times is by what they are multiplied where a part of the fleet stands for all.
 func (c *counts) table(phase string, seconds int, times float64) string {
 	var b strings.Builder

@@ -16,9 +16,15 @@ const coresOfThousand = 8
 
 // inFleet runs a test in a bubble, on a fleet that is up, with leases of so long.
 func inFleet(t *testing.T, sh shape, ttl time.Duration, test func(f *fleet, m *model, c *counts)) {
+	t.Helper()
+	inFleetOf(t, sh, coresOfThousand, ttl, test)
+}
+
+// inFleetOf is inFleet with so many cores for a thousand nodes.
+func inFleetOf(t *testing.T, sh shape, cores float64, ttl time.Duration, test func(f *fleet, m *model, c *counts)) {
 	synctest.Test(t, func(t *testing.T) {
 		// A fleet of fewer tasks has a smaller server.
-		m, c := newModel(coresOfThousand*float64(sh.nodes*sh.tasks)/40_000, ttl), &counts{}
+		m, c := newModel(cores*float64(sh.nodes*sh.tasks)/40_000, ttl), &counts{}
 		f := newFleet(t, sh, func() server { return counted{m, c} }, "a.b.c")
 		defer f.close()
 		c.reset()
@@ -88,6 +94,30 @@ func TestFleetAfterAnOutage(t *testing.T) {
 		require.LessOrEqual(t, float64(peak), 6*mean, "requests in one second, of %.0f in the mean", mean)
 		require.Zero(t, f.late())
 		require.Equal(t, whole.leases(), m.alive())
+		require.Zero(t, f.restarts.Load())
+	})
+}
+
+// C3, C11: a fleet that needs four times what its server can do looks less often for what may have changed, and loses nothing: no
+// request to keep something alive waits for its answer in vain.
+func TestFleetTooLarge(t *testing.T) {
+	t.Parallel()
+	sh := whole
+	sh.startTimeout = 20 * time.Minute
+	inFleetOf(t, sh, 1, 10*time.Minute, func(f *fleet, m *model, c *counts) {
+		time.Sleep(time.Minute)
+		c.reset()
+		const seconds = 1200
+		longest := time.Duration(0)
+		for range seconds {
+			time.Sleep(time.Second)
+			longest = max(longest, m.queued())
+		}
+		t.Logf("at most %v of work waited\n%s", longest.Round(time.Millisecond), c.table("20 minutes", seconds, sh.toThousand()))
+		require.LessOrEqual(t, longest, 10*time.Second, "work that waits at the server")
+		require.Zero(t, c.unanswered(lifecycle.OperationRenewLease, lifecycle.OperationRenewToken, lifecycle.OperationLogin))
+		require.Zero(t, f.late())
+		require.Equal(t, sh.leases(), m.alive())
 		require.Zero(t, f.restarts.Load())
 	})
 }

@@ -5,6 +5,31 @@ import "time"
 // longestWait is after how long it is looked again whether a request may go.
 const longestWait = urgentWithin
 
+// Sent takes in that a request goes to a server, until ended is called. Own: as in Answer.
+func (l *Limiter) Sent(server string, own bool) (ended func()) {
+	if l.gap == 0 || !own {
+		return func() {}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.paceOf(server).underWay.add(time.Now())
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.paces[server].underWay.remove(f)
+	}
+}
+
+// paceOf is a server's pace.
+func (l *Limiter) paceOf(server string) *serverPace {
+	p := l.paces[server]
+	if p == nil {
+		p = newServerPace(l.rate)
+		l.paces[server] = p
+	}
+	return p
+}
+
 // Answered takes in what a request to a server has come to: by that the limiter slows down, for that server, and is at its
 // full rate again (pace.go).
 func (l *Limiter) Answered(server string, a Answer) {
@@ -13,17 +38,13 @@ func (l *Limiter) Answered(server string, a Answer) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := l.paces[server]
-	if p == nil {
-		p = newServerPace(l.rate)
-		l.paces[server] = p
-	}
+	p := l.paceOf(server)
 	if a.Tenant != (Tenant{}) {
 		a.Tenant = a.Tenant.At(server)
 	}
 	p.heard(time.Now(), a, l.random())
 	if _, _, n := p.recent.fastest(time.Now()); n >= recentFew || p.rate < p.full {
-		l.slots.at(server).most = max(slowestAtOnce, int(p.rate/p.full*ForegroundAtOnce))
+		l.slots.at(server).follow(p.rate/p.full, p.sunk())
 	}
 	l.grantLocked()
 	l.fillLocked()
@@ -35,7 +56,7 @@ func (l *Limiter) Rate() float64 {
 	defer l.mu.Unlock()
 	rate := l.rate
 	for _, p := range l.paces {
-		rate = min(rate, p.rate)
+		rate = min(rate, p.current())
 	}
 	return rate
 }

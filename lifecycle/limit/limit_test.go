@@ -306,8 +306,10 @@ func TestForegroundOfAnOverloadedServer(t *testing.T) {
 		took, hangs time.Duration // an answer, and what is under way
 		least, most int
 	}{
-		{"the server", 3 * time.Second, 5 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
-		{"and much longer than that", 3 * time.Second, 50 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
+		{"the server", time.Second, 5 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
+		{"and much longer than that", time.Second, 50 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
+		{"a server that has far too much to do", 3 * time.Second, 5 * time.Second, sunkAtOnce, 2 * sunkAtOnce},
+		{"and takes ever longer", 3 * time.Second, 50 * time.Second, sunkAtOnce, 2 * sunkAtOnce},
 		{"a server that has not answered yet", never, 50 * time.Second, slowestAtOnce, 2 * slowestAtOnce},
 		{"a database behind it", time.Millisecond, 5 * time.Second, 60, overflow},
 	} {

@@ -20,6 +20,10 @@ const (
 	// overloadedAt: a server whose fastest answer takes that long has too much to do; at sunkAt, so much that half is no help.
 	overloadedAt = 300 * time.Millisecond
 	sunkAt       = 2 * time.Second
+	// From longAt on the rate falls as the answers take longer, so that no more requests are under way; it is as for longest at the
+	// least.
+	longAt  = time.Second
+	longest = 20 * time.Second
 	// distanceFactor: a server that is far away has not too much to do before it takes so many times what it has ever taken. No
 	// server is farther than farthest: else one that was overloaded from the first would count as far.
 	distanceFactor = 2
@@ -35,7 +39,8 @@ type Result int
 const (
 	Answered    Result = iota // with whatever it was
 	Limited                   // the server answers, and wants fewer requests: 429
-	Unavailable               // no connection, no answer, or sealed
+	Unavailable               // no connection, or sealed
+	Overdue                   // no answer in all the time that Took says
 )
 
 // Answer is what a request tells of its server as a whole.
@@ -44,7 +49,7 @@ type Answer struct {
 	Tenant Tenant // whose request it was; the zero one: not known
 	Mount  string // what it was sent to
 	Sent   time.Time
-	// Took is how long an answer took. Own says that it is the server's own work, and waited for nothing behind it, such as a
+	// Took is how long an answer took, or was waited for in vain. Own says that it is the server's own work, and waited for nothing behind it, such as a
 	// database.
 	Took time.Duration
 	Own  bool
@@ -63,13 +68,16 @@ type pace struct {
 	away       bool
 	back       bool // it was away, and has answered well since: that alone is why it is asked less
 	overloaded bool
-	misses     int       // requests in a row without an answer
-	answered   time.Time // when the last answer came
+	latency    time.Duration // what its fastest answer takes, or the last time-out while it is away; zero: less than longAt
+	misses     int           // requests in a row without an answer
+	answered   time.Time     // when the last answer came
 	decreased  time.Time
 	grown      time.Time // until when rate has grown
 	until      time.Time // the server has asked not to be asked before
 	limited    time.Time // when it last did
 	recent     recent
+	underWay   underWay
+	quick      time.Time     // when the last request was sent that was answered quickly
 	nearest    time.Duration // the quickest answer of the server's own work that there ever was: how far away it is
 
 	next       time.Time // the earliest moment for the next request
@@ -92,27 +100,72 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 		if p.misses >= awayMisses && now.Sub(p.answered) >= awayAfter {
 			p.away, p.back, p.overloaded, p.rate = true, false, false, p.least()
 			p.grown = now
+			p.note(now, now.Sub(a.Sent))
 			p.recent = recent{}
 		}
 	case Limited:
 		p.limit(now, a, r)
+	case Overdue:
+		p.recent.add(now, a.Took, a.Own)
+		p.follow(now)
 	case Answered:
 		p.takes(now, a)
 		p.recent.add(now, a.Took, a.Own)
+		if a.Took < p.long() {
+			p.quick = later(p.quick, a.Sent)
+		}
 		if a.Own && (p.nearest == 0 || a.Took < p.nearest) {
 			p.nearest = a.Took
 		}
-		least, own, n := p.recent.fastest(now)
-		switch p.overloaded = own && n >= recentFew && least >= p.long(); {
-		case !p.overloaded:
+		p.follow(now)
+		if !p.overloaded {
 			p.grow(now)
-		case least >= sunkAt:
-			p.decreased, p.grown, p.rate, p.back = now, now, p.least(), false
-		default:
-			p.decrease(now)
 		}
 	}
 }
+
+// follow slows down by what the last answers took. A server that is asked little answers little: one answer is enough for it
+// to stay overloaded, and one that waited for something behind it is, too.
+func (p *pace) follow(now time.Time) {
+	least, own, n := p.recent.fastest(now)
+	if waited := p.underWay.waited(now, p.quick); waited >= p.long() && waited > least {
+		least, own, n = waited, true, recentFew // what was answered is older than that
+	}
+	p.overloaded = least >= p.long() && (own && n >= recentFew || p.overloaded)
+	if !own && !p.overloaded {
+		least = 0
+	}
+	p.note(now, least)
+	switch {
+	case !p.overloaded:
+	case least >= sunkAt:
+		p.decreased, p.grown, p.rate, p.back = now, now, p.least(), false
+	default:
+		p.decrease(now)
+	}
+}
+
+// note takes in how long an answer takes, or a time-out. Where that is less than when the last request went, the next waits no
+// longer than if the last had gone just now.
+func (p *pace) note(now time.Time, latency time.Duration) {
+	p.latency = 0
+	if latency >= longAt {
+		p.latency = min(latency, longest)
+	}
+	p.next = earlier(p.next, now.Add(gapOf(p.current(), 1)))
+	p.nextUrgent = earlier(p.nextUrgent, now.Add(p.urgentGap(1)))
+}
+
+// slowed is a rate, by the present latency: a request that is under way for longer is one of fewer.
+func (p *pace) slowed(rate float64) float64 {
+	return rate * float64(longAt) / float64(max(p.latency, longAt))
+}
+
+// sunk reports whether the server has far too much to do.
+func (p *pace) sunk() bool { return p.latency >= sunkAt }
+
+// current is how many requests a second go now.
+func (p *pace) current() float64 { return p.slowed(p.rate) }
 
 // long is what the fastest answer takes of a server that has too much to do.
 func (p *pace) long() time.Duration {
@@ -198,22 +251,37 @@ func (p *pace) wait(now, ends time.Time, live bool) time.Duration {
 // sent notes that a request goes. Between requests a random part of the gap is added or left out, so that the nodes of a
 // fleet, which see a server come back at one moment, do not go in step.
 func (p *pace) sent(now time.Time, r float64) {
+	if p.underWay.waited(now, p.quick) >= p.long() {
+		p.follow(now)
+	}
 	if !p.reduced(now) {
 		return
 	}
 	if !now.Before(p.next) { // else it went because it is urgent: what is not keeps its own rate, or it would never go
-		p.next = now.Add(gapOf(p.rate, r))
+		p.next = now.Add(gapOf(p.current(), r))
 	}
-	p.nextUrgent = now.Add(gapOf(p.full, 0.5))
-	if p.away || p.overloaded || now.Before(p.until) {
-		// Never longer than the gap: the server may answer for a moment of that length.
-		p.nextUrgent = now.Add(gapOf(max(p.rate, p.full/urgentShare), r/2))
+	p.nextUrgent = now.Add(p.urgentGap(r))
+	if !p.away && !p.overloaded && !now.Before(p.until) {
+		p.nextUrgent = now.Add(gapOf(p.full, 0.5))
 	}
+}
+
+// urgentGap is between two requests that are urgent while the server is away, has too much to do, or wants fewer. It is never longer
+// than the gap of their rate: the server may answer for a moment of that length.
+func (p *pace) urgentGap(r float64) time.Duration {
+	return gapOf(p.slowed(max(p.rate, p.full/urgentShare)), r/2)
 }
 
 // gapOf is between half and one and a half of the gap that a rate makes.
 func gapOf(rate, r float64) time.Duration {
 	return time.Duration((0.5 + r) * float64(time.Second) / rate)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func later(a, b time.Time) time.Time {

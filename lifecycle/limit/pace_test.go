@@ -21,6 +21,8 @@ func TestPace(t *testing.T) {
 		"dayoff":  {Result: Limited, RetryAfter: 24 * time.Hour},
 		"none":    {Result: Unavailable},
 		"overdue": {Result: Unavailable, Sent: epoch.Add(-time.Hour)}, // a time-out
+		"waited":  {Result: Overdue, Took: 10 * time.Second, Own: true},
+		"waitedE": {Result: Overdue, Took: 10 * time.Second}, // for a database
 	}
 	type heard struct {
 		n    int
@@ -40,6 +42,10 @@ func TestPace(t *testing.T) {
 		{"one that answers now and then is not away", []heard{{8, "none"}, {1, "quick"}, {8, "none"}, {1, "quick"}}, 2 + 2./3, false, 0},
 		{"what hangs, beside what is answered", []heard{{50, "quick"}, {30, "overdue"}}, full, false, 0},
 		{"what only hangs", []heard{{30, "none"}}, 2, true, 0},
+		{"what is waited for in vain", []heard{{8, "quick"}, {8, "waited"}}, 2, false, 0},
+		{"beside what is answered", []heard{{8, "quick"}, {7, "waited"}, {1, "quick"}, {7, "waited"}}, full, false, 0},
+		{"an engine, in vain", []heard{{8, "quick"}, {80, "waitedE"}}, full, false, 0},
+		{"what is waited for in vain does not bring all back", []heard{{30, "none"}, {1, "quick"}, {300, "waitedE"}}, 2 + 2./3*.1, false, 0},
 		{"it comes back", []heard{{30, "none"}, {1, "quick"}}, 2 + 2./3*.1, false, 0},
 		{"and is asked more and more", []heard{{30, "none"}, {150, "quick"}}, 12, false, 0},
 		{"until all is well", []heard{{30, "none"}, {300, "quick"}}, full, false, 0},
@@ -89,17 +95,17 @@ func TestPaceBounds(t *testing.T) {
 			p.heard(now, Answer{
 				Result:     rapid.SampledFrom([]Result{Answered, Answered, Limited, Unavailable}).Draw(rt, "result"),
 				Sent:       now.Add(-time.Duration(rapid.IntRange(0, 30).Draw(rt, "sent")) * time.Second),
-				Took:       time.Duration(rapid.IntRange(0, 3000).Draw(rt, "took")) * time.Millisecond,
+				Took:       time.Duration(rapid.IntRange(0, 40_000).Draw(rt, "took")) * time.Millisecond,
 				Own:        rapid.Bool().Draw(rt, "own"),
 				RetryAfter: time.Duration(rapid.IntRange(0, 100).Draw(rt, "after")) * time.Second,
 			}, random())
-			if p.rate < p.least() || p.rate > full {
-				rt.Fatalf("a rate of %v", p.rate)
+			if p.rate < p.least() || p.rate > full || p.current() < p.least()*float64(longAt)/float64(longest) {
+				rt.Fatalf("a rate of %v, %v now", p.rate, p.current())
 			}
 			if p.wait(now, now.Add(time.Second), false) == 0 {
 				p.sent(now, random())
 			}
-			gap := func(rate float64) time.Duration { return time.Duration(1.5 * float64(time.Second) / rate) }
+			gap := func(rate float64) time.Duration { return time.Duration(1.5 * float64(time.Second) / p.slowed(rate)) }
 			if w := p.wait(now, time.Time{}, false); w > max(gap(p.least()), maxRetryAfter*5/4) {
 				rt.Fatalf("a request waits for %v", w)
 			}
@@ -154,6 +160,99 @@ func TestPaceUrgent(t *testing.T) {
 	}
 }
 
+// However long a server takes for each answer, a few requests are under way. When it takes less, the next does not wait as
+// long as it would have.
+func TestPaceLatency(t *testing.T) {
+	const full, underWay = 20, 2 // the least rate, for longAt
+	quick := Answer{Took: 5 * time.Millisecond, Own: true}
+	for _, tt := range []struct {
+		name  string
+		says  Answer
+		rate  float64 // then
+		after float64 // and when it has answered quickly
+	}{
+		{"overloaded", Answer{Took: time.Second, Own: true}, 2, 2},
+		{"sunk", Answer{Took: 2 * time.Second, Own: true}, underWay / 2., 2},
+		{"deeper", Answer{Took: 8 * time.Second, Own: true}, underWay / 8., 2},
+		{"time-outs", Answer{Result: Unavailable, Took: 10 * time.Second}, underWay / 10., 2},
+		{"time-outs of minutes", Answer{Result: Unavailable, Took: time.Hour}, underWay / 20., 2},
+		{"away", Answer{Result: Unavailable}, 2, 2},
+		{"of an engine", Answer{Took: 8 * time.Second}, full, full},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, now := newPace(full), epoch
+			for range 40 {
+				now = now.Add(time.Second)
+				tt.says.Sent = now.Add(-tt.says.Took)
+				p.heard(now, tt.says, 0)
+			}
+			require.InDelta(t, tt.rate, p.current(), 0.01)
+
+			p.sent(now, 0.999) // the longest gap
+			require.LessOrEqual(t, p.wait(now, time.Time{}, false).Seconds(), 1.5/tt.rate)
+			quick.Sent = now
+			p.heard(now, quick, 0)
+			require.GreaterOrEqual(t, p.current(), tt.after)
+			require.LessOrEqual(t, p.wait(now, time.Time{}, false).Seconds(), 1.5/tt.after)
+			require.LessOrEqual(t, p.wait(now, now.Add(urgentWithin), false).Seconds(), 1./(full/urgentShare))
+		})
+	}
+}
+
+// One that is asked little answers little, and is overloaded all the same.
+func TestPaceFewSlowAnswers(t *testing.T) {
+	p, now := newPace(20), epoch
+	for i := range 40 {
+		now = now.Add(time.Second)
+		if i > recentFew {
+			now = now.Add(recentAge / 2)
+		}
+		p.heard(now, Answer{Sent: now, Took: 5 * time.Second, Own: true}, 0)
+	}
+	require.True(t, p.overloaded)
+	require.InDelta(t, p.least(), p.rate, 0.01)
+}
+
+// Requests that wait tell of an overload before the first slow answer comes: those for the server's own work, all sent after the
+// last that was answered quickly.
+func TestPaceUnderWay(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		sent int
+		wait time.Duration
+		then time.Duration // a quick answer to what was sent at that moment; zero: none
+		want bool
+	}{
+		{"few", recentFew - 1, time.Minute, 0, false},
+		{"for a moment", recentFew, overloadedAt / 2, 0, false},
+		{"long", recentFew, overloadedAt, 0, true},
+		{"many", 50, overloadedAt, 0, true},
+		{"beside what is answered", 50, time.Minute, time.Second, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, now := newPace(20), epoch
+			for range recentAnswers {
+				p.heard(now, Answer{Sent: now, Took: time.Millisecond, Own: true}, 0)
+			}
+			var all []*time.Time
+			for i := range tt.sent {
+				all = append(all, p.underWay.add(now.Add(time.Duration(i+1))))
+			}
+			if tt.then > 0 {
+				p.heard(now.Add(tt.then), Answer{Sent: now.Add(tt.then), Took: time.Millisecond, Own: true}, 0)
+			}
+			now = now.Add(tt.wait + time.Millisecond)
+			p.sent(now, 0)
+			require.Equal(t, tt.want, p.overloaded)
+			require.Equal(t, tt.want, p.rate < 20)
+			for _, f := range all {
+				p.underWay.remove(f)
+			}
+			require.Empty(t, p.underWay)
+		})
+	}
+}
+
 // When a server is back, what is being read is looked at as often as before it was away; all else is asked for more and more. Of
 // one that has too much to do, or wants fewer requests, nobody reads faster.
 func TestPaceLive(t *testing.T) {
@@ -166,7 +265,7 @@ func TestPaceLive(t *testing.T) {
 		{"back", Answer{Result: Unavailable}, Answer{Took: 5 * time.Millisecond, Own: true}, 40},
 		{"back with too much to do", Answer{Result: Unavailable}, Answer{Took: time.Second, Own: true}, 4},
 		{"back with a limit", Answer{Result: Unavailable}, Answer{Result: Limited}, 4},
-		{"too much to do", Answer{Own: true}, Answer{Took: 3 * time.Second, Own: true}, 4},
+		{"too much to do", Answer{Own: true}, Answer{Took: 3 * time.Second, Own: true}, 1},
 		{"away", Answer{Result: Unavailable}, Answer{Result: Unavailable}, 4},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -19,8 +19,10 @@ const (
 	// lanesAtOnce bounds the requests of one lane, slow ones included.
 	lanesAtOnce = 16
 	// slowestAtOnce is the least of the slots: as many as there are while a server is overloaded, has just come back, or
-	// has not answered yet. As many slow requests leave theirs meanwhile.
+	// has not answered yet; sunkAtOnce is the least of one that has far too much to do. As many slow requests leave theirs
+	// meanwhile.
 	slowestAtOnce = 4
+	sunkAtOnce    = 2
 	// slowMemory is how long it is remembered that a tenant's requests were slow.
 	slowMemory = time.Minute
 )
@@ -54,6 +56,7 @@ type slots struct {
 // serverSlots are those of one server.
 type serverSlots struct {
 	most  int // how many there are now
+	least int // how many there are at the least; as many slow requests may leave theirs
 	young int // under way, and not slow
 	left  int // slow ones under way that have left their slots while the server as a whole took long
 }
@@ -66,10 +69,19 @@ func newSlots(first int) slots {
 func (s *slots) at(server string) *serverSlots {
 	a := s.servers[server]
 	if a == nil {
-		a = &serverSlots{most: s.first}
+		a = &serverSlots{most: s.first, least: slowestAtOnce}
 		s.servers[server] = a
 	}
 	return a
+}
+
+// follow gives a server as many slots as its share of the request rate is now. Sunk: it has far too much to do.
+func (s *serverSlots) follow(share float64, sunk bool) {
+	s.least = slowestAtOnce
+	if sunk {
+		s.least = sunkAtOnce
+	}
+	s.most = max(s.least, int(share*ForegroundAtOnce))
 }
 
 // slowAtOnce bounds the slots for tenants whose requests were slow before: the next will be, too, and the other slots are for
@@ -162,7 +174,7 @@ func (s *slots) begin(now time.Time, key laneKey, server string) *flight {
 // its place is one more that the server has to do. It reports whether this one has.
 func (s *slots) turnSlow(now time.Time, f *flight, ails bool) bool {
 	at := s.at(f.server)
-	if ails && at.left >= slowestAtOnce {
+	if ails && at.left >= at.least {
 		return false
 	}
 	if ails {

@@ -81,7 +81,7 @@ func (p *Poller) unasked(path *polledPath, payer limit.Tenant, asked map[*Subscr
 }
 
 func (p *Poller) readWith(tok secrets.Token, key Key, s *Subscription) (digest string, changes time.Time, err error) {
-	ctx, cancel := context.WithTimeout(limit.For(p.ctx, s.Tenant), requestTimeout)
+	ctx, cancel := context.WithTimeout(limit.Own(limit.For(p.ctx, s.Tenant)), requestTimeout)
 	defer cancel()
 	digest, err = p.contained(key, func() (string, error) {
 		answer, err := p.cfg.Read(ctx, tok, key.request(s.Task))
