@@ -1,7 +1,9 @@
 package metrics
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -146,4 +148,7 @@ const maxScrapes = 4
 
 type scrapeLog struct{ hclog.Logger }
 
-func (l scrapeLog) Println(v ...any) { l.Warn("metrics", "error", v) }
+// Println has the errors as text: as JSON, which the agent is sent, an error is empty.
+func (l scrapeLog) Println(v ...any) {
+	l.Warn("metrics", "error", strings.TrimSpace(fmt.Sprintln(v...)))
+}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
 
@@ -134,6 +135,21 @@ func TestRunsOfOneJob(t *testing.T) {
 		task("three", "web/periodic-1700000000", ready), task("four", "web/periodic-1700000000/dispatch-1700000001-abcdef02", ready))
 	must.Eq(t, []string{namespace + "_ready" + fmt.Sprintf(ofWeb, "db") + "1"}, begins(lines, namespace+"_ready"))
 }
+
+// The agent's log says what of a scrape cannot be collected; it gets our lines as JSON.
+func TestScrapeErrorIsLogged(t *testing.T) {
+	var out bytes.Buffer
+	m := New(hclog.New(&hclog.LoggerOptions{Output: &out, JSONFormat: true}))
+	broken := prometheus.NewInvalidMetric(descOutage, errors.New("of two kinds"))
+	m.registry.MustRegister(invalid{broken})
+	scrape(t, m)
+	must.StrContains(t, out.String(), "of two kinds")
+}
+
+type invalid struct{ prometheus.Metric }
+
+func (invalid) Describe(chan<- *prometheus.Desc)      {}
+func (i invalid) Collect(ch chan<- prometheus.Metric) { ch <- i.Metric }
 
 // A job's name may hold anything.
 func TestNamesThatAreNoLabels(t *testing.T) {
