@@ -43,6 +43,7 @@ func TestOperatorCommands(t *testing.T) {
 
 	l.statusIsShown()
 	l.refreshAfterRevocation()
+	l.refreshOfTen()
 	l.rotateOne()
 	l.documented()
 	l.statusInAnOutage()
@@ -192,6 +193,51 @@ func (l *operatorLab) refreshAfterRevocation() {
 	}
 	for _, id := range l.leases(2) {
 		require.NotContains(l.T, before, id)
+	}
+}
+
+// refreshOfTen is the same with five tasks of each driver, and says how long it takes until the last is healthy: all secrets ready, and the program at
+// work with its new credentials. A job's splay is kept, so that is in it.
+func (l *operatorLab) refreshOfTen() {
+	l.T.Helper()
+	const each, splay = 5, time.Second
+	require.NoError(l.T, l.vault.DatabaseRole(l.Ctx, "database", "ten", hour, hour))
+	l.AllowLeased("ten", "database/creds/ten")
+	var jobs []*harness.Job
+	for _, driver := range []string{"docker", "raw_exec"} {
+		jobs = append(jobs, l.Submit(lab.Job{
+			ID: "ten-" + driver, Driver: driver, Role: "ten", Count: each, Run: []string{"testapp", "sleep"},
+			Config: fmt.Sprintf(`secret "db" {
+          path  = "database/creds/ten"
+          env   = { DB_USER = "username" }
+          splay = %q
+        }`, splay),
+		}.HCL()))
+	}
+	var allocs []*harness.Alloc
+	for _, job := range jobs {
+		running, err := job.AllRunning(l.Ctx, each)
+		require.NoError(l.T, err)
+		allocs = append(allocs, running...)
+	}
+	for _, alloc := range allocs {
+		l.Lines(alloc, lab.App, "start ", 1)
+	}
+	require.NoError(l.T, l.vault.Client().Sys().RevokePrefixWithContext(l.Ctx, "database/creds/ten"))
+	began := time.Now()
+	stdout, stderr, status := l.command("refresh", "-secret", "db")
+	commanded := time.Since(began)
+	require.Zero(l.T, status, "%s%s", stdout, stderr)
+	require.Equal(l.T, 2*each, strings.Count(stdout, "its lease was revoked; task restarted in place"), stdout)
+	for _, alloc := range allocs {
+		l.Lines(alloc, lab.App, "start ", 2)
+		l.NotRestarted(alloc, lab.App)
+	}
+	_, status = l.status()
+	require.Zero(l.T, status)
+	l.T.Logf("refresh of %d tasks: %s, with a splay of up to %s; all of them healthy after %s", 2*each, commanded, splay, time.Since(began))
+	for _, job := range jobs {
+		require.NoError(l.T, job.Stop(l.Ctx))
 	}
 }
 

@@ -20,8 +20,8 @@ import (
 )
 
 // A real Prometheus, configured as docs/monitoring.md says, scrapes both plugins. Two allocations of one group on a node are
-// one series and no error. An alert fires before a credential ends that is neither renewed nor replaced, and cert-manager's
-// expiry alert works with only the metric's name changed.
+// one series and no error, those of two versions of a job too. An alert fires before a credential ends that is neither renewed nor
+// replaced, and at the first script that fails; cert-manager's expiry alert is about the one secret that ends soon.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	addresses := map[string]string{}
@@ -30,7 +30,7 @@ func TestMetrics(t *testing.T) {
 		require.NoError(t, err)
 		addresses[driver] = address
 	}
-	l := newOwnLab(t, harness.AgentOptions{Name: "metrics", Placement: placement, Metrics: addresses}, lab.DefaultTimeout)
+	l := newOwnLab(t, harness.AgentOptions{Name: "metrics", Placement: placement, Metrics: addresses}, 5*time.Minute)
 	prometheus := startPrometheus(l, addresses["docker"], addresses["raw_exec"])
 
 	const life = 36 * time.Second
@@ -40,6 +40,7 @@ func TestMetrics(t *testing.T) {
 	kv := l.NewKV(2, "metrics")
 	kv.PutColour("blue")
 	mayNot := `path "metrics/data/app" { capabilities = ["read"] }
+		path "metrics/data/script" { capabilities = ["read"] }
 		path "metrics-pki/issue/web" { capabilities = ["update"] }`
 	require.NoError(t, l.Vault.Policy(l.Ctx, "metrics", mayNot+`
 		path "database/creds/metrics" { capabilities = ["read"] }`))
@@ -75,18 +76,7 @@ func TestMetrics(t *testing.T) {
 	l.Events(allocs[0], 1, "Secrets: app from metrics/app: COLOUR; db from database/creds/metrics (lease 36s): DB_PASSWORD, DB_USER")
 	l.Events(allocs[0], 1, `Secrets: these variables of the job are replaced by secrets: COLOUR (secret "app")`)
 
-	one := func(expr string) harness.Sample {
-		t.Helper()
-		var found []harness.Sample
-		l.Until(expr, func() (err error) {
-			if found, err = prometheus.Query(l.Ctx, expr); err == nil && len(found) == 0 {
-				err = errors.New("nothing")
-			}
-			return err
-		})
-		require.Len(t, found, 1, expr)
-		return found[0]
-	}
+	one := func(expr string) harness.Sample { t.Helper(); return oneSample(l, prometheus, expr) }
 	const ofDB = `{driver="raw_exec",namespace="default",job="metrics-leased",group="g",task="app",secret="db"}`
 	require.Equal(t, "1", one("nomad_secrets_ready"+ofDB).Value)
 	ends := one("nomad_secrets_expiration_timestamp_seconds" + ofDB)
@@ -98,8 +88,9 @@ func TestMetrics(t *testing.T) {
 	require.Empty(t, endless, "a KV secret does not end")
 	require.NoError(t, prometheus.Scraped(l.Ctx, 2))
 
-	certManager := one(`avg by (exported_namespace, namespace, name) (nomad_secrets_expiration_timestamp_seconds - time()) < (21 * 24 * 3600)`)
-	require.Equal(t, map[string]string{"namespace": "default"}, certManager.Labels)
+	certManager := one(certManagerRule(t, "21 * 24 * 3600", "3600"))
+	require.Equal(t, map[string]string{"namespace": "default", "job": "metrics-leased", "task": "app", "secret": "db"}, certManager.Labels,
+		"not that of a day, which would hide it in an average")
 
 	var alert harness.Alert
 	l.Until("the alert about the database's credential", func() error {
@@ -122,10 +113,39 @@ func TestMetrics(t *testing.T) {
 	one(`nomad_secrets_rotations_total{cause="lease_maximum",mode="noop",result="refused"}`)
 	one("nomad_secrets_ready" + ofDB + " == 0")
 
+	firstFailureIsSeen(l, prometheus)
+	overlapIsScraped(l, prometheus, addresses["docker"])
 	for _, address := range addresses {
 		checkScrape(l, address)
 	}
 	dashboardWorks(l, prometheus)
+}
+
+// oneSample waits until there is a series, and asserts that there is one only.
+func oneSample(l *lab.Lab, prometheus *harness.Prometheus, expr string) harness.Sample {
+	l.T.Helper()
+	var found []harness.Sample
+	l.Until(expr, func() (err error) {
+		if found, err = prometheus.Query(l.Ctx, expr); err == nil && len(found) == 0 {
+			err = errors.New("nothing")
+		}
+		return err
+	})
+	require.Len(l.T, found, 1, expr)
+	return found[0]
+}
+
+// certManagerRule is the expression of the page's rule, with another threshold.
+func certManagerRule(t *testing.T, threshold, with string) string {
+	t.Helper()
+	rules, err := os.ReadFile(filepath.Join(repoRoot(t), "docs/monitoring/cert-manager.yml"))
+	require.NoError(t, err)
+	_, expr, found := strings.Cut(string(rules), "expr: |\n")
+	require.True(t, found)
+	expr, _, found = strings.Cut(expr, "for:")
+	require.True(t, found)
+	require.Contains(t, expr, threshold)
+	return strings.ReplaceAll(expr, threshold, with)
 }
 
 // startPrometheus starts one as the page says, which looks each second.

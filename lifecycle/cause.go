@@ -1,6 +1,10 @@
 package lifecycle
 
-import "cmp"
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
 
 // Cause is why a secret is replaced, in one word: metrics have it as a label, and events the sentence that goes with it.
 // There are no others, so that a label has few values.
@@ -39,6 +43,9 @@ var causes = map[Cause]string{
 	CauseOperator:       "an operator asked for a new one",
 	CauseUnknown:        "",
 }
+
+// Causes are all there are, in no order.
+func Causes() []Cause { return slices.Collect(maps.Keys(causes)) }
 
 // Known reports whether c is one of the causes: what a newer version of the plugin journalled need not be.
 func (c Cause) Known() bool {

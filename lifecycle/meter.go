@@ -42,6 +42,14 @@ const (
 	OperationRevokeLease RequestKind = "revoke_lease"
 )
 
+// Operations are all there are.
+func Operations() []RequestKind {
+	return []RequestKind{
+		OperationRead, OperationWait, OperationDiscover, OperationLogin, OperationRenewToken, OperationLookupToken, OperationRevokeToken,
+		OperationRenewLease, OperationLookupLease, OperationRevokeLease,
+	}
+}
+
 // RequestResult is what came of a request, a renewal or a rotation: the kind of the error, if there was one.
 type RequestResult string
 

@@ -88,6 +88,9 @@ const (
 	Restart
 )
 
+// Modes are all there are.
+func Modes() []Mode { return []Mode{Noop, SendSignal, RunScript, Restart} }
+
 // String is the mode's word in a job.
 func (m Mode) String() string {
 	switch m {

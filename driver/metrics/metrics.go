@@ -1,7 +1,9 @@
 package metrics
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -51,15 +53,29 @@ func New(log hclog.Logger) *Metrics {
 		}),
 		liveReads: counter("live_reads_total", "Files opened in live directories.", "result"),
 	}
-	for _, r := range lifecycle.Results() { // else the first of a kind would be no increase
-		m.renewals.WithLabelValues(string(r))
-	}
-	for r := range liveResults {
-		m.liveReads.WithLabelValues(r)
-	}
+	m.beginAtZero()
 	m.registry.MustRegister(m.rotations, m.renewals, m.requests, m.durations, m.restartGap, m.liveReads,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// beginAtZero makes each series of the counters: of one that appears with its first failure, Prometheus sees no increase. The
+// page says how many these are.
+func (m *Metrics) beginAtZero() {
+	for _, was := range lifecycle.Results() {
+		m.renewals.WithLabelValues(string(was))
+		for _, what := range lifecycle.Operations() {
+			m.requests.WithLabelValues(string(what), string(was))
+		}
+		for _, why := range lifecycle.Causes() {
+			for _, how := range secrets.Modes() {
+				m.rotations.WithLabelValues(string(why), how.String(), string(was))
+			}
+		}
+	}
+	for was := range liveResults {
+		m.liveReads.WithLabelValues(was)
+	}
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -132,4 +148,7 @@ const maxScrapes = 4
 
 type scrapeLog struct{ hclog.Logger }
 
-func (l scrapeLog) Println(v ...any) { l.Warn("metrics", "error", v) }
+// Println has the errors as text: as JSON, which the agent is sent, an error is empty.
+func (l scrapeLog) Println(v ...any) {
+	l.Warn("metrics", "error", strings.TrimSpace(fmt.Sprintln(v...)))
+}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
 
@@ -135,6 +136,21 @@ func TestRunsOfOneJob(t *testing.T) {
 	must.Eq(t, []string{namespace + "_ready" + fmt.Sprintf(ofWeb, "db") + "1"}, begins(lines, namespace+"_ready"))
 }
 
+// The agent's log says what of a scrape cannot be collected; it gets our lines as JSON.
+func TestScrapeErrorIsLogged(t *testing.T) {
+	var out bytes.Buffer
+	m := New(hclog.New(&hclog.LoggerOptions{Output: &out, JSONFormat: true}))
+	broken := prometheus.NewInvalidMetric(descOutage, errors.New("of two kinds"))
+	m.registry.MustRegister(invalid{broken})
+	scrape(t, m)
+	must.StrContains(t, out.String(), "of two kinds")
+}
+
+type invalid struct{ prometheus.Metric }
+
+func (invalid) Describe(chan<- *prometheus.Desc)      {}
+func (i invalid) Collect(ch chan<- prometheus.Metric) { ch <- i.Metric }
+
 // A job's name may hold anything.
 func TestNamesThatAreNoLabels(t *testing.T) {
 	lines, _ := with(t, true, task("one", "we\xff\"\n", lifecycle.SecretGauge{Name: "db", Ready: true}))
@@ -175,19 +191,84 @@ func TestCounters(t *testing.T) {
 	none.LiveRead("ok", 1)
 }
 
-// The page has each metric, with its labels, and no other.
-func TestPageHasEachMetric(t *testing.T) {
+// A first failure is an increase: each series of a counter is there before, and nothing that is counted makes another. The page
+// says how many there are.
+func TestCountersBeginAtZero(t *testing.T) {
+	m := New(hclog.NewNullLogger())
+	counters := func() (all []string) {
+		for _, l := range scrape(t, m) {
+			if name, _, _ := strings.Cut(l, " "); strings.Contains(name, "_total") {
+				all = append(all, name)
+			}
+		}
+		return all
+	}
+	before := counters()
+	for _, l := range scrape(t, m) {
+		if strings.Contains(l, "_total{") {
+			must.StrHasSuffix(t, " 0", l)
+		}
+	}
+	must.SliceContains(t, before, namespace+`_rotations_total{cause="changed",mode="script",result="error"}`)
+	must.SliceContains(t, before, namespace+`_server_requests_total{operation="read",result="refused"}`)
+	for _, was := range lifecycle.Results() {
+		m.Renewed(was)
+		for _, what := range pageWords(t, "`operation` is ") {
+			m.Requested(lifecycle.RequestKind(what), was, time.Second)
+		}
+		for _, how := range secrets.Modes() {
+			for _, why := range lifecycle.Causes() {
+				m.Rotated(why, how, was)
+			}
+			m.Rotated("of a newer version", how, was)
+		}
+	}
+	must.Eq(t, before, counters())
+	must.StrContains(t, monitoringPage(t), fmt.Sprintf("%d series a plugin", len(before)))
+}
+
+// Each kind of request and each result is on the page, and no other.
+func TestPageHasEachLabelValue(t *testing.T) {
+	must.SliceContainsAll(t, pageWords(t, "`operation` is "), wordsOf(lifecycle.Operations()))
+	must.SliceContainsAll(t, pageWords(t, "`result` is "), wordsOf(lifecycle.Results()))
+}
+
+// pageWords are the words that a paragraph of the page gives for a label, which come after its begin.
+func pageWords(t *testing.T, begin string) (words []string) {
+	t.Helper()
+	_, paragraph, found := strings.Cut(monitoringPage(t), "\n"+begin)
+	must.True(t, found)
+	paragraph, _, _ = strings.Cut(paragraph, "\n\n")
+	for _, word := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(paragraph, -1) {
+		words = append(words, word[1])
+	}
+	return words
+}
+
+func wordsOf[T ~string](all []T) (words []string) {
+	for _, v := range all {
+		words = append(words, string(v))
+	}
+	return words
+}
+
+func monitoringPage(t *testing.T) string {
+	t.Helper()
 	page, err := os.ReadFile("../../docs/monitoring.md")
 	must.NoError(t, err)
+	return string(page)
+}
+
+// The page has each metric, with its labels, and no other.
+func TestPageHasEachMetric(t *testing.T) {
 	told := map[string]bool{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `(nomad_secrets_\\w+)(?:\\{([\\w,]+)\\})?` \\|").FindAllStringSubmatch(string(page), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `(nomad_secrets_\\w+)(?:\\{([\\w,]+)\\})?` \\|").FindAllStringSubmatch(monitoringPage(t), -1) {
 		labels := strings.Split(row[2], ",")
 		slices.Sort(labels)
 		told[row[1]+" "+strings.Join(labels, ",")] = true
 	}
 	m := New(hclog.NewNullLogger())
-	m.Rotated(lifecycle.CauseChanged, secrets.Noop, lifecycle.ResultOK)
-	m.Requested(lifecycle.OperationRead, lifecycle.ResultOK, 0)
+	m.Requested(lifecycle.OperationRead, lifecycle.ResultOK, 0) // else there is no series of the histogram
 	m.Collect("docker", true, func() (lifecycle.Gauges, bool) {
 		return lifecycle.Gauges{Tasks: []lifecycle.TaskGauges{task("one", "web", lifecycle.SecretGauge{Name: "db", Expires: later(1), Renews: later(1)})}}, true
 	})

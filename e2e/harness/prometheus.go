@@ -122,13 +122,22 @@ type Alert struct {
 
 // Firing are the alerts of this name that fire.
 func (p *Prometheus) Firing(ctx context.Context, name string) ([]Alert, error) {
+	return p.alerts(ctx, name, "firing")
+}
+
+// Pending are those that fire if it goes on for as long as their rule wants.
+func (p *Prometheus) Pending(ctx context.Context, name string) ([]Alert, error) {
+	return p.alerts(ctx, name, "pending")
+}
+
+func (p *Prometheus) alerts(ctx context.Context, name, state string) ([]Alert, error) {
 	var data struct{ Alerts []Alert }
 	if err := p.api(ctx, "alerts", &data); err != nil {
 		return nil, err
 	}
 	var found []Alert
 	for _, a := range data.Alerts {
-		if a.Labels["alertname"] == name && a.State == "firing" {
+		if a.Labels["alertname"] == name && a.State == state {
 			found = append(found, a)
 		}
 	}
