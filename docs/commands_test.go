@@ -116,7 +116,7 @@ func anchors(page string) (all []string) {
 	return all
 }
 
-// What Nomad says of a secret block in the wrong place is in troubleshooting.md, in its words.
+// What Nomad says of a secret block in the wrong place, and of a key that is not known, is in troubleshooting.md, in its words.
 func TestTextsOfNomads(t *testing.T) {
 	page := read(t, "troubleshooting.md")
 	ours := "secret \"app\" {\n  path = \"secret/app\"\n  env_prefix = \"APP_\"\n}\n"
@@ -138,9 +138,13 @@ func TestTextsOfNomads(t *testing.T) {
 	} {
 		says = append(says, s.Validate())
 	}
+	config, err := parseTask("config {\n  image = \"x\"\n  secret \"db\" {\n    pth = \"database/creds/app\"\n  }\n}\n")
+	must.NoError(t, err)
+	_, err = compileTask(t.Context(), config)
+	says = append(says, err)
 	for _, err := range says {
 		must.Error(t, err)
-		m := regexp.MustCompile("(?:An argument|Blocks of type|vault provider|secret provider)[^.\n]*").FindString(err.Error())
+		m := regexp.MustCompile("(?:An argument|No argument|Blocks of type|vault provider|secret provider)[^.\n]*").FindString(err.Error())
 		must.NotEq(t, "", m, must.Sprint(err))
 		must.StrContains(t, page, "`"+m, must.Sprint(err))
 	}
