@@ -28,7 +28,7 @@ var (
 func TestMigratingIdioms(t *testing.T) {
 	text := read(t, "migrating.md")
 	idioms := idiom.FindAllStringSubmatch(text, -1)
-	must.GreaterEq(t, 8, len(idioms))
+	must.GreaterEq(t, 9, len(idioms))
 	must.Len(t, 2*len(idioms)+1, hclBlock.FindAllString(text, -1), must.Sprint("each block is one of an idiom, but for the identity"))
 	identity := hclBlock.FindStringSubmatch(text)[1]
 	for i, m := range idioms {
@@ -87,5 +87,5 @@ func compileTask(ctx context.Context, config map[string]any) (*secrets.Spec, err
 	if err := coder.DecodeDriverConfig(&task); err != nil {
 		return nil, err
 	}
-	return secrets.Compile(task)
+	return secrets.Compile(task, "nomad")
 }

@@ -2,7 +2,7 @@
 //
 // A block of commands has a comment before it. `run: NAME` names a set-up of e2e's TestDocuments, which runs the block as it is; after a comma
 // there may be `twice` (it may be given again), `and stays` (it runs until the end), `until it succeeds` and `until it prints TEXT`. `run by TestX`
-// names another test, and `not run: WHY` says why none can. `file: NAME` is before a file that later commands read.
+// names another test, which reads the page, and `not run: WHY` says why none can. `file: NAME` is before a file that later commands read.
 package pages
 
 import (
