@@ -116,7 +116,7 @@ func TestDocumentedConfiguration(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "acme.hcl"), []byte(config), 0o600))
 	require.Equal(t, "acme.hcl: 2 certificates, 2 challenges: ok\n", l.shell(dir, block(t, "nomad-acme-issuer -check -config acme.hcl"), append(env, "VAULT_TOKEN=")...))
 	require.Regexp(t, `^built in: .* exec .*httpreq .*rfc2136 .*\nnot built in: \S`, l.shell(dir, block(t, "nomad-acme-issuer -providers")))
-	require.Contains(t, l.shell("../..", "make --no-print-directory -n "+strings.TrimPrefix(block(t, "make acme"), "make ")), "-o ../../bin/nomad-acme-issuer")
+	l.documentedInstall(block(t, "make acme"))
 
 	i := l.start(config, "", env...)
 	health := fmt.Sprintf("http://127.0.0.1:%d/health", port)
@@ -132,6 +132,19 @@ func TestDocumentedConfiguration(t *testing.T) {
 	require.Equal(t, 6*24*time.Hour, shop.Leaf.NotAfter.Sub(shop.Leaf.NotBefore).Round(time.Minute), "its profile")
 	require.Equal(t, 2048, shop.PrivateKey.(*rsa.PrivateKey).N.BitLen())
 	l.documentedMetrics(fmt.Sprintf("http://127.0.0.1:%d/metrics", port))
+}
+
+// documentedInstall builds and installs the issuer by the page's commands, where no other test has it.
+func (l *lab) documentedInstall(commands string) {
+	l.t.Helper()
+	program, err := issuerProgram()
+	require.NoError(l.t, err)
+	dir := l.t.TempDir()
+	out := l.shell("../..", strings.NewReplacer(
+		"make acme", "make --no-print-directory -n acme", "sudo ", "", " bin/nomad-acme-issuer", " "+program, "/usr/local/bin", dir+"/bin",
+	).Replace(commands))
+	require.Contains(l.t, out, "-o ../../bin/nomad-acme-issuer")
+	require.FileExists(l.t, filepath.Join(dir, "bin", "nomad-acme-issuer"))
 }
 
 var metricName = regexp.MustCompile(`acme_issuer_\w+(?:\{[\w,]+\})?`)
