@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/agentconf"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
@@ -263,10 +267,25 @@ func TestBrokenNodes(t *testing.T) {
 func written(t *testing.T, all []Finding) string {
 	t.Helper()
 	var out strings.Builder
-	must.NoError(t, Write(&out, all, false))
+	must.NoError(t, Write(screen.Screen{Out: &out}, all))
 	lines, _, found := strings.Cut(out.String(), "\n\n")
 	must.True(t, found)
 	return lines
+}
+
+// On a terminal each line fits, and what it goes on with is below its text.
+func TestOnATerminal(t *testing.T) {
+	for _, tc := range broken {
+		n := fit()
+		tc.spoil(&n)
+		var out strings.Builder
+		must.NoError(t, Write(screen.Screen{Out: &out, Terminal: true, Width: 80, Colours: true}, Check(n)))
+		must.StrContains(t, out.String(), "\x1b[3")
+		for line := range strings.Lines(text.StripEscape(out.String())) {
+			must.LessEq(t, 80, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), must.Sprint(tc.name, out.String()))
+			must.RegexMatch(t, regexp.MustCompile(`^(ok      |warning |error   |        |\n|\d)`), line)
+		}
+	}
 }
 
 func TestFitNode(t *testing.T) {
