@@ -51,7 +51,11 @@ func (s Screen) Line(line string) { s.Print(s.Wrap("", 2, line)) }
 func (s Screen) Wrap(head string, indent int, line string) string {
 	if s.Terminal {
 		room := max(minRoom, s.Width-max(indent, text.StringWidthWithoutEscSequences(head)))
-		line = strings.ReplaceAll(text.WrapSoft(line, room), "\n", "\n"+strings.Repeat(" ", indent))
+		lines := strings.Split(text.WrapSoft(line, room), "\n")
+		for i := range lines {
+			lines[i] = strings.TrimRight(lines[i], " ") // it fills them up
+		}
+		line = strings.Join(lines, "\n"+strings.Repeat(" ", indent))
 	}
 	return head + line + "\n"
 }
