@@ -77,7 +77,7 @@ func certificate(t *testing.T, path string, from, until time.Time) {
 	must.NoError(t, os.WriteFile(path+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: bare}), 0o600))
 }
 
-func TestGatherOptionFiles(t *testing.T) {
+func TestGatherCertificates(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	from, until := time.Now().Add(-time.Hour).Truncate(time.Second), time.Now().Add(time.Hour).Truncate(time.Second)
