@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/nomadvar"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
@@ -25,6 +26,12 @@ type Settings struct {
 	JWTMount string
 	JWTRole  string
 	StateDir string
+	// TokenFile is where the node's own token is; empty: there is none.
+	TokenFile string
+	// Nomad is the TLS configuration for Nomad Variables.
+	Nomad nomadvar.Config
+	// Metrics is where Prometheus is answered; empty: it is not.
+	Metrics string
 	// Wraps is the name of the wrapped driver, and InPlace whether the plugin has the built-in's name.
 	Wraps   string
 	InPlace bool
@@ -79,7 +86,7 @@ func ReadSettings(ctx context.Context, name string, config map[string]any) (Sett
 	}
 	return Settings{
 		Vault: o.vault, JWTMount: o.lifecycle.JWTMount, JWTRole: o.lifecycle.JWTRole,
-		StateDir: o.stateDir, Wraps: w.name, InPlace: !beside(name),
+		StateDir: o.stateDir, TokenFile: o.lifecycle.TokenFile, Nomad: o.nomad, Metrics: o.metrics.Address, Wraps: w.name, InPlace: !beside(name),
 		OfEngine: w.ofEngine, OptIn: w.optIn, docker: o.docker,
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/audit"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 )
 
 type auditCommand struct{ stdout, stderr io.Writer }
@@ -34,7 +35,7 @@ Options:
   -all          look at images' layers and at volumes, too, which takes as long as reading the disk
   -json         one JSON object: tasks, leaks, and what was not looked for or at
 
-The exit status is 1 if something was found, or could not be looked at.`
+Exit status: 0; 1 when something was found, or could not be looked at; 2 for wrong usage.`
 }
 
 func (c auditCommand) Run(args []string) int {
@@ -44,9 +45,8 @@ func (c auditCommand) Run(args []string) int {
 	asJSON := f.Bool("json", false, "")
 	f.BoolVar(&o.All, "all", false, "")
 	f.Func("config", "", appendTo(&o.Paths))
-	if err := f.Parse(args); err != nil || f.NArg() > 0 {
-		_, _ = fmt.Fprintln(c.stderr, c.Help())
-		return 2
+	if err := parseOptions(f, args); err != nil {
+		return usage(c.stderr, "audit", err, c.Help())
 	}
 	if os.Geteuid() != 0 {
 		_, _ = fmt.Fprintln(c.stderr, "audit: run it as root: others see neither the secrets nor the places")
@@ -59,7 +59,7 @@ func (c auditCommand) Run(args []string) int {
 		if *asJSON {
 			err = json.NewEncoder(c.stdout).Encode(report)
 		} else {
-			err = audit.Write(c.stdout, report, screenOf(c.stdout).colours)
+			err = audit.Write(screen.Of(c.stdout), report)
 		}
 	}
 	if err != nil {

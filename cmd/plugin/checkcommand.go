@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/check"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 )
 
@@ -34,7 +35,8 @@ Options:
   -jwt-file PATH     where the plugins look for a task's identity, if their jwt block says so (` + driver.DefaultJWTFile() + `)
   -node-token        the plugins have a token_file: a task that only reads needs no identity
 
-The exit status is 0 without errors, 1 with some, 2 for wrong usage. Warnings do not count.`
+Exit status: 0, with warnings too; 1 when there is an error, or -live cannot ask the server; 2 for wrong usage, or a JOBFILE that
+cannot be opened.`
 }
 
 func (c checkCommand) Run(args []string) int {
@@ -53,13 +55,11 @@ func (c checkCommand) Run(args []string) int {
 		return 2
 	}
 	report := check.Unreadable(file, problems)
+	var asked error // of the server; the report has what is known without it
 	if len(problems) == 0 {
 		report = check.Job(file, check.Options{JWTFile: *jwtFile, NodeToken: *nodeToken})
 		if *live {
-			if err := askLive(report); err != nil {
-				_, _ = fmt.Fprintln(c.stderr, "check: -live:", err)
-				return 1
-			}
+			asked = askLive(report)
 		}
 	}
 	if o.asJSON {
@@ -71,7 +71,10 @@ func (c checkCommand) Run(args []string) int {
 		_, _ = fmt.Fprintln(c.stderr, "check:", err)
 		return 1
 	}
-	if report.Errors() > 0 {
+	if asked != nil {
+		_, _ = fmt.Fprintln(c.stderr, "check: -live:", asked)
+	}
+	if asked != nil || report.Errors() > 0 {
 		return 1
 	}
 	return 0
@@ -93,21 +96,12 @@ func askLive(report *check.Report) error {
 
 // styleOf is how to write to w: a terminal has a width, and colors unless NO_COLOR says otherwise.
 func styleOf(w io.Writer) check.Style {
-	s := screenOf(w)
-	return check.Style{Width: s.width, Color: s.colours}
+	s := screen.Of(w)
+	return check.Style{Width: s.Width, Color: s.Colours}
 }
 
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
-}
-
-// usage says what is wrong with the arguments, and how they are to be; for -h that alone.
-func usage(stderr io.Writer, command string, err error, help string) int {
-	if !errors.Is(err, flag.ErrHelp) {
-		_, _ = fmt.Fprintf(stderr, "%s: %v\n\n", command, err)
-	}
-	_, _ = fmt.Fprintln(stderr, help)
-	return 2
 }

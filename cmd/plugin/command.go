@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -62,6 +64,26 @@ func runCommand(args []string, stdout, stderr io.Writer) int {
 // interruptible ends with Ctrl-C, and as systemd ends what it has started.
 func interruptible() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+}
+
+// parseOptions reads the arguments of a command that takes options only.
+func parseOptions(f *flag.FlagSet, args []string) error {
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: the command takes options only", f.Arg(0))
+	}
+	return nil
+}
+
+// usage says what is wrong with the arguments, and how they are to be; for -h that alone.
+func usage(stderr io.Writer, command string, err error, help string) int {
+	if !errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprintf(stderr, "%s: %v\n\n", command, err)
+	}
+	_, _ = fmt.Fprintln(stderr, help)
+	return 2
 }
 
 // appendTo is what an option does that may be given several times.

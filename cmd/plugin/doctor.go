@@ -3,11 +3,11 @@ package main
 import (
 	"encoding/json"
 	"flag"
-	"fmt"
 	"io"
 	"os"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/doctor"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
@@ -34,7 +34,7 @@ Options:
 
 With VAULT_TOKEN in the environment, and the right to read them, the JWT role is looked at closer.
 
-The exit status is 1 if there is an error, and 0 if there are warnings only.`
+Exit status: 0, with warnings too; 1 when there is an error; 2 for wrong usage.`
 }
 
 func (c doctorCommand) Run(args []string) int {
@@ -43,9 +43,8 @@ func (c doctorCommand) Run(args []string) int {
 	f.SetOutput(io.Discard)
 	asJSON := f.Bool("json", false, "")
 	f.Func("config", "", appendTo(&o.Paths))
-	if err := f.Parse(args); err != nil || f.NArg() > 0 {
-		_, _ = fmt.Fprintln(c.stderr, c.Help())
-		return 2
+	if err := parseOptions(f, args); err != nil {
+		return usage(c.stderr, "doctor", err, c.Help())
 	}
 	ctx, stop := interruptible()
 	defer stop()
@@ -57,7 +56,7 @@ func (c doctorCommand) Run(args []string) int {
 			Findings []doctor.Finding `json:"findings"`
 		}{found})
 	} else {
-		err = doctor.Write(c.stdout, found, screenOf(c.stdout).colours)
+		err = doctor.Write(screen.Of(c.stdout), found)
 	}
 	if err != nil || doctor.Worst(found) == doctor.Error {
 		return 1

@@ -53,7 +53,8 @@ func TestCheckCommand(t *testing.T) {
 		{"check a b", "", 2, "", "more than one job file given: a b"},
 		{"check -nonsense a", "", 2, "", "Usage: nomad-driver-secrets check"},
 		{"check /none", "", 2, "", "no such file"},
-		{"check -live -", string(readme), 1, "", "no server to ask: set VAULT_ADDR"},
+		{"check -live -", string(readme), 1, "database/creds/app", "no server to ask: set VAULT_ADDR"},
+		{"check -live -json -", string(readme), 1, `"path": "database/creds/app"`, "no server to ask: set VAULT_ADDR"},
 		{"policy -mount database=database " + example, "", 0, `path "database/creds/app" {`, ""},
 		{"policy " + example, "", 0, "# Guessed: at database/ is an engine", ""},
 		{"policy -role " + example, "", 0, "vault write 'auth/jwt-nomad/role/readme' -", ""},
@@ -63,6 +64,7 @@ func TestCheckCommand(t *testing.T) {
 		{"policy -", broken, 1, "", `policy: stdin:28: task "app": secret "db": unknown key "pth"`},
 		{"policy -mount secret=kv -", string(readme), 2, "", "give kv1 or kv2"},
 		{"policy -mount secret -", string(readme), 2, "", "give PATH=TYPE"},
+		{"policy /none", "", 2, "", "no such file"},
 		{"policy", "", 2, "", "Usage: nomad-driver-secrets policy"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/text"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/table"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/control"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
@@ -61,9 +62,12 @@ func (c operateCommand) Run(args []string) int {
 	var o askOptions
 	f := o.flags(string(c.op))
 	timeout := f.Duration("timeout", 10*time.Minute, "")
-	if err := f.Parse(args); err != nil || f.NArg() > 0 || *timeout <= 0 {
-		_, _ = fmt.Fprintln(c.stderr, c.Help())
-		return 2
+	err := parseOptions(f, args)
+	if err == nil && *timeout <= 0 {
+		err = fmt.Errorf("-timeout %v: give a time to wait, more than 0", *timeout)
+	}
+	if err != nil {
+		return usage(c.stderr, string(c.op), err, c.Help())
 	}
 	ctx, stop := interruptible()
 	defer stop()
@@ -81,7 +85,7 @@ func (c operateCommand) Run(args []string) int {
 			Plugins []control.Done `json:"plugins"`
 		}{all})
 	} else {
-		showDone(screenOf(c.stdout), all)
+		showDone(screen.Of(c.stdout), all)
 	}
 	return c.judge(all)
 }
@@ -98,7 +102,7 @@ func (c operateCommand) judge(all []control.Done) int {
 	for _, d := range all {
 		if d.Problem != "" {
 			bad = true
-			_ = c.fail("%s (process %d): %s", d.Driver, d.PID, clean(d.Problem))
+			_ = c.fail("%s (process %d): %s", d.Driver, d.PID, screen.Clean(d.Problem))
 		}
 		for _, o := range d.Outcomes {
 			counts[o.Result]++
@@ -118,7 +122,7 @@ func (c operateCommand) judge(all []control.Done) int {
 }
 
 // showDone prints what was done to whom.
-func showDone(s screen, all []control.Done) {
+func showDone(s screen.Screen, all []control.Done) {
 	var rows [][]string
 	var details []string
 	for _, d := range all {
@@ -130,24 +134,24 @@ func showDone(s screen, all []control.Done) {
 			case o.Result == lifecycle.Replaced:
 				colour = text.FgYellow
 			}
-			row := []string{taskName(o.Job, o.Task), shortID(o.Alloc), clean(o.Secret), s.paint(string(o.Result), colour)}
-			if !s.terminal { // else it may not fit
-				row = append(row, clean(o.Detail))
+			row := []string{taskName(o.Job, o.Task), screen.ShortID(o.Alloc), screen.Clean(o.Secret), s.Paint(string(o.Result), colour)}
+			if !s.Terminal { // else it may not fit
+				row = append(row, screen.Clean(o.Detail))
 			} else if o.Detail != "" && o.Result != lifecycle.Unchanged {
-				details = append(details, strings.Join(append(row[:3:3], string(o.Result)), " ")+": "+clean(o.Detail))
+				details = append(details, strings.Join(append(row[:3:3], string(o.Result)), " ")+": "+screen.Clean(o.Detail))
 			}
 			rows = append(rows, row)
 		}
 	}
 	columns := []table.Column{{Title: "TASK", Least: 12}, {Title: "ALLOC"}, {Title: "SECRET", Least: 8}, {Title: "RESULT"}}
-	if !s.terminal {
+	if !s.Terminal {
 		columns = append(columns, table.Column{Title: "DETAIL", Least: 20})
 	}
-	s.tabulate(columns, rows)
+	s.Tabulate(columns, rows)
 	if len(details) > 0 {
-		s.print("\n")
+		s.Print("\n")
 	}
 	for _, detail := range details {
-		s.line(detail)
+		s.Line(detail)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/jobfile"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/policy"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
@@ -44,7 +45,7 @@ Options:
   -task NAME         of this task alone; or GROUP/NAME
   -auth-path PATH    where the JWT auth method is (` + driver.DefaultJWTMount() + `)
 
-The exit status is 0; 1 if the policy cannot be written, or not all of it; 2 for wrong usage.`
+Exit status: 0; 1 when the policy cannot be written, or not all of it; 2 for wrong usage, or a JOBFILE that cannot be opened.`
 }
 
 func (c policyCommand) Run(args []string) int {
@@ -63,7 +64,12 @@ func (c policyCommand) Run(args []string) int {
 	if err := o.parse(f, args); err != nil {
 		return usage(c.stderr, "policy", err, c.Help())
 	}
-	plan, err := c.plan(o, p)
+	file, problems, err := o.open(c.stdin)
+	if err != nil {
+		_, _ = fmt.Fprintln(c.stderr, "policy:", err)
+		return 2
+	}
+	plan, err := planOf(file, problems, p)
 	if err == nil {
 		switch {
 		case o.asJSON:
@@ -85,11 +91,7 @@ func (c policyCommand) Run(args []string) int {
 	return 0
 }
 
-func (c policyCommand) plan(o jobOptions, p policy.Options) (*policy.Plan, error) {
-	file, problems, err := o.open(c.stdin)
-	if err != nil {
-		return nil, err
-	}
+func planOf(file *jobfile.File, problems []jobfile.Problem, p policy.Options) (*policy.Plan, error) {
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("%s: %s (%d in all: run check)", problems[0].At, problems[0].Text, len(problems))
 	}

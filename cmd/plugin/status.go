@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/control"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
@@ -74,9 +75,8 @@ func (c statusCommand) Run(args []string) int {
 	var o askOptions
 	f := o.flags("status")
 	watch := f.Bool("watch", false, "")
-	if err := f.Parse(args); err != nil || f.NArg() > 0 {
-		_, _ = fmt.Fprintln(c.stderr, c.Help())
-		return 2
+	if err := parseOptions(f, args); err != nil {
+		return usage(c.stderr, "status", err, c.Help())
 	}
 	ctx, stop := interruptible()
 	defer stop()
@@ -84,7 +84,7 @@ func (c statusCommand) Run(args []string) int {
 		return c.once(ctx, o, "")
 	}
 	before := ""
-	if screenOf(c.stdout).terminal && !o.json {
+	if screen.Of(c.stdout).Terminal && !o.json {
 		before = clearScreen
 	}
 	tick := time.NewTicker(watchEvery)
@@ -118,7 +118,7 @@ func (c statusCommand) once(ctx context.Context, o askOptions, before string) in
 		}{all})
 	} else if len(all) > 0 {
 		_, _ = io.WriteString(c.stdout, before)
-		view := statusView{screen: screenOf(c.stdout), now: time.Now()}
+		view := statusView{Screen: screen.Of(c.stdout), now: time.Now()}
 		view.show(all)
 	}
 	if len(all) == 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/control"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
 )
@@ -42,7 +43,7 @@ func goodReport() control.Report {
 // shown is what a terminal of a width shows; 0: a pipe.
 func shown(width int, all ...control.Report) string {
 	var out strings.Builder
-	v := statusView{screen: screen{out: &out, terminal: width > 0, width: width, colours: width > 0}, now: noon}
+	v := statusView{Screen: screen.Screen{Out: &out, Terminal: width > 0, Width: width, Colours: width > 0}, now: noon}
 	v.show(all)
 	return out.String()
 }
@@ -71,11 +72,11 @@ a-job-with-a-name-of-some-length/web  5a2b0c1d  database-of-the-orders  database
 
 // On 80 columns all that counts is there, and no line is broken.
 func TestStatusOnATerminal(t *testing.T) {
-	screen := shown(80, goodReport())
-	must.LessEq(t, 80, widest(screen), must.Sprint(screen))
-	must.StrContains(t, screen, "a-job-with-")
-	must.StrContains(t, screen, "renew 10m")
-	must.RegexMatch(t, escapes, screen)
+	text := shown(80, goodReport())
+	must.LessEq(t, 80, widest(text), must.Sprint(text))
+	must.StrContains(t, text, "a-job-with-")
+	must.StrContains(t, text, "renew 10m")
+	must.RegexMatch(t, escapes, text)
 	must.LessEq(t, 160, widest(shown(160, goodReport())))
 	must.StrContains(t, shown(160, goodReport()), "database/creds/orders")
 }
@@ -91,11 +92,11 @@ func TestStatusOfTrouble(t *testing.T) {
 		},
 			[]string{"docker (process 7): it does not answer: timeout"}},
 		"no agent": {func(r *control.Report) { r.AgentGone = noon.Add(-5 * time.Minute) },
-			[]string{"gone 5m", "no agent is connected to it, since 2026-11-26 11:55:00 UTC", "end this one"}},
+			[]string{"gone 5m", "no agent is connected to it, since 2026-11-26 11:55:00 UTC. An agent that starts again takes it over."}},
 		"state_dir": {func(r *control.Report) { r.Problem = "state_dir cannot be used: …" }, []string{"state_dir cannot be used"}},
 		"outage": {func(r *control.Report) {
 			r.Tasks[0].Outages = []lifecycle.OutageStatus{{Provider: "vault", Since: noon.Add(-time.Minute), ValidUntil: noon.Add(time.Minute)}}
-		}, []string{"no answer from vault at https://vault.service.consul:8200 since 2026-11-26 11:59:00 UTC, for 1 tasks; the first credential ends at 2026-11-26 12:01:00 UTC"}},
+		}, []string{"no answer from vault at https://vault.service.consul:8200 since 2026-11-26 11:59:00 UTC, for 1 task; the first credential ends at 2026-11-26 12:01:00 UTC"}},
 		"lost": {func(r *control.Report) {
 			r.Tasks[0].Secrets[1].State = lifecycle.SecretLost
 			r.Tasks[0].Secrets[1].LastError = &lifecycle.LastError{At: noon.Add(-time.Second * 30), Text: "read database/creds/orders: permission denied"}
@@ -124,18 +125,68 @@ func TestStatusOfTrouble(t *testing.T) {
 	r.Tasks[0].Secrets[0].State, r.Tasks[0].Secrets[1].State = lifecycle.SecretMissing, lifecycle.SecretRotating
 	r.Revocations = []lifecycle.RevocationStatus{{Job: "old", Task: "web", Leases: 2, Tokens: 1, Since: noon, Attempts: 3, LastError: "connection refused"}}
 	must.True(t, healthy([]control.Report{r}))
-	must.StrContains(t, shown(0, r), "2 leases, 1 tokens, 3 attempts: connection refused")
+	must.StrContains(t, shown(0, r), "2 leases, 1 token, 3 attempts: connection refused")
+}
+
+// A process whose place another has taken is to be ended: the note names both. One of another driver has not, nor has one that has no
+// agent, either, or does not answer.
+func TestStatusOfAnOrphan(t *testing.T) {
+	orphan := goodReport()
+	orphan.PID, orphan.AgentGone = 41, noon.Add(-time.Hour)
+	other := func(change func(r *control.Report)) string {
+		r := goodReport()
+		r.PID = 42
+		change(&r)
+		return shown(0, orphan, r)
+	}
+	must.StrContains(t, other(func(*control.Report) {}), "docker (process 41): no agent is connected to it, since "+clock(orphan.AgentGone)+
+		". Process 42 serves docker for this node's agent, so none takes this one over: end it, after its tasks (kill 41).")
+	for name, change := range map[string]func(r *control.Report){
+		"another driver": func(r *control.Report) { r.Driver = "raw_exec" },
+		"no agent":       func(r *control.Report) { r.AgentGone = noon },
+		"no answer": func(r *control.Report) {
+			*r = control.Report{Driver: r.Driver, PID: r.PID, Problem: "it does not answer"}
+		},
+	} {
+		text := other(change)
+		must.StrContains(t, text, "An agent that starts again takes it over.", must.Sprint(name))
+		must.StrNotContains(t, text, "kill", must.Sprint(name))
+	}
+}
+
+// The longest that the tables have: the names beside Nomad's own drivers, a development version, and a process without its agent for
+// days. The columns that are for comparing give way.
+func TestStatusOfLongNames(t *testing.T) {
+	r := goodReport()
+	r.Driver, r.PID, r.Started = "raw_exec-secrets", 4194304, noon.AddDate(-2, 0, 0)
+	r.Version, r.Nomad, r.AgentGone = "0.3.0-dev.20261126+0a1b2c3d", "2.0.0-beta.1+ent", noon.Add(-47*time.Hour)
+	r.Revocations = []lifecycle.RevocationStatus{{Job: "old", Task: "web", Leases: 123456, Since: noon}}
+	task := &r.Tasks[0]
+	task.Job, task.Task = strings.Repeat("job-", 20), strings.Repeat("task", 20)
+	for i := range task.Secrets {
+		task.Secrets[i].Name = strings.Repeat("secret", 20)
+		task.Secrets[i].State = lifecycle.SecretRotating
+		task.Secrets[i].NextRenewal, task.Secrets[i].NextRotation = time.Time{}, noon.Add(119*time.Minute)
+		task.Secrets[i].Expires, task.Secrets[i].Changed = noon.Add(119*time.Minute), noon.AddDate(-2, 0, 0)
+	}
+	for _, width := range []int{80, 100, 120, 160} {
+		text := shown(width, r)
+		must.LessEq(t, width, widest(text), must.Sprint(text))
+		for _, all := range []string{"raw_exec-secrets", "4194304", "gone 47h", "rotating", "replace 119m", "5a2b0c1d"} {
+			must.StrContains(t, text, all)
+		}
+	}
 }
 
 // A job's names cannot write to the operator's terminal.
 func TestStatusOfAHostileName(t *testing.T) {
 	r := goodReport()
 	r.Tasks[0].Job, r.Tasks[0].Secrets[0].Name = "a\x1b[2J\nb", "c\u009b0m\r"
-	screen := escapes.ReplaceAllString(shown(80, r), "")
-	must.StrNotContains(t, screen, "\x1b")
-	must.StrNotContains(t, screen, "\r")
-	must.StrNotContains(t, screen, "\u009b")
-	must.StrContains(t, screen, "a?[2J?b/web")
+	text := escapes.ReplaceAllString(shown(80, r), "")
+	must.StrNotContains(t, text, "\x1b")
+	must.StrNotContains(t, text, "\r")
+	must.StrNotContains(t, text, "\u009b")
+	must.StrContains(t, text, "a?[2J?b/web")
 }
 
 // operatedPlugin is a plugin process without a driver.
@@ -210,7 +261,7 @@ func TestOperateCommands(t *testing.T) {
 	var out strings.Builder
 	o := of(lifecycle.Failed)
 	o.Detail = strings.Repeat("permission denied ", 20)
-	showDone(screen{out: &out, terminal: true, width: 80}, []control.Done{{Outcomes: []lifecycle.Outcome{o}}})
+	showDone(screen.Screen{Out: &out, Terminal: true, Width: 80}, []control.Done{{Outcomes: []lifecycle.Outcome{o}}})
 	must.LessEq(t, 80, widest(out.String()), must.Sprint(out.String()))
 	must.StrContains(t, out.String(), "web/app 5a2b0c1d db failed: permission denied")
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/text"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/table"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/control"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle"
@@ -18,53 +19,59 @@ import (
 
 // statusView is how status shows things to people: a table of plugin processes, one of secrets, and below them what is wrong.
 type statusView struct {
-	screen
+	screen.Screen
 	now   time.Time
 	notes []string
 }
 
-// wideFrom is how wide a terminal has to be for the path and the cause of the last change.
+// wideFrom is how wide a terminal has to be for Nomad's version, a secret's path, and the cause of the last change.
 const wideFrom = 120
 
 func (v *statusView) show(all []control.Report) {
 	v.plugins(all)
 	v.secrets(all)
 	for _, r := range all {
-		v.noteTrouble(r)
+		v.noteTrouble(r, all)
 	}
 	if len(v.notes) > 0 {
-		v.print("\n")
+		v.Print("\n")
 	}
 	for _, note := range v.notes {
-		v.line(note)
+		v.Line(note)
 	}
 }
 
 func (v *statusView) plugins(all []control.Report) {
-	columns := []table.Column{{Title: "DRIVER"}, {Title: "PID"}, {Title: "UP"}, {Title: "VERSION"}, {Title: "NOMAD"}, {Title: "CONFIG"}, {Title: "AGENT"}, {Title: "TASKS"}, {Title: "TO REVOKE"}}
+	wide := !v.Narrow(wideFrom)
+	columns := []table.Column{{Title: "DRIVER"}, {Title: "PID"}, {Title: "UP"}, {Title: "VERSION", Least: 7}}
+	if wide {
+		columns = append(columns, table.Column{Title: "NOMAD"})
+	}
+	columns = append(columns, table.Column{Title: "CONFIG", Least: 6}, table.Column{Title: "AGENT"}, table.Column{Title: "TASKS"}, table.Column{Title: "TO REVOKE"})
 	var rows [][]string
 	for _, r := range all {
-		agent := v.paint("ok", text.FgGreen)
+		agent := v.Paint("ok", text.FgGreen)
 		switch {
 		case r.Version == "": // it has not answered
-			agent = v.paint("?", text.FgRed)
+			agent = v.Paint("?", text.FgRed)
 		case !r.AgentGone.IsZero():
-			agent = v.paint("gone "+ago(v.now, r.AgentGone), text.FgRed)
+			agent = v.Paint("gone "+screen.Ago(v.now, r.AgentGone), text.FgRed)
 		}
 		revoke := 0
 		for _, p := range r.Revocations {
 			revoke += p.Leases + p.Tokens
 		}
-		rows = append(rows, []string{
-			r.Driver, strconv.Itoa(r.PID), ago(v.now, r.Started), cmp.Or(r.Version, "-"), cmp.Or(r.Nomad, "-"), cmp.Or(r.Config, "-"), agent,
-			strconv.Itoa(len(r.Tasks)), strconv.Itoa(revoke),
-		})
+		row := []string{r.Driver, strconv.Itoa(r.PID), screen.Ago(v.now, r.Started), cmp.Or(r.Version, "-")}
+		if wide {
+			row = append(row, cmp.Or(r.Nomad, "-"))
+		}
+		rows = append(rows, append(row, cmp.Or(r.Config, "-"), agent, strconv.Itoa(len(r.Tasks)), strconv.Itoa(revoke)))
 	}
-	v.tabulate(columns, rows)
+	v.Tabulate(columns, rows)
 }
 
 func (v *statusView) secrets(all []control.Report) {
-	wide := !v.narrow(wideFrom)
+	wide := !v.Narrow(wideFrom)
 	columns := []table.Column{{Title: "TASK", Least: 12}, {Title: "ALLOC"}, {Title: "SECRET", Least: 8}}
 	if wide {
 		columns = append(columns, table.Column{Title: "PATH", Least: 16})
@@ -77,11 +84,11 @@ func (v *statusView) secrets(all []control.Report) {
 	for _, r := range all {
 		for _, t := range r.Tasks {
 			for _, s := range t.Secrets {
-				row := []string{taskName(t.Job, t.Task), shortID(t.Alloc), clean(s.Name)}
+				row := []string{taskName(t.Job, t.Task), screen.ShortID(t.Alloc), screen.Clean(s.Name)}
 				if wide {
-					row = append(row, clean(s.Path))
+					row = append(row, screen.Clean(s.Path))
 				}
-				row = append(row, v.state(t, s), v.next(s), v.ends(s), ago(v.now, s.Changed))
+				row = append(row, v.state(t, s), v.next(s), v.ends(s), screen.Ago(v.now, s.Changed))
 				if wide {
 					row = append(row, cmp.Or(s.Cause, "-"))
 				}
@@ -90,16 +97,16 @@ func (v *statusView) secrets(all []control.Report) {
 		}
 	}
 	if len(rows) > 0 {
-		v.print("\n")
+		v.Print("\n")
 	}
-	v.tabulate(columns, rows)
+	v.Tabulate(columns, rows)
 }
 
 func taskName(job, task string) string {
 	if job == "" {
-		return clean(task)
+		return screen.Clean(task)
 	}
-	return clean(job + "/" + task)
+	return screen.Clean(job + "/" + task)
 }
 
 func (v *statusView) state(t lifecycle.TaskStatus, s lifecycle.SecretStatus) string {
@@ -112,7 +119,7 @@ func (v *statusView) state(t lifecycle.TaskStatus, s lifecycle.SecretStatus) str
 	case s.State != lifecycle.SecretReady:
 		colour = text.FgYellow
 	}
-	return v.paint(word, colour)
+	return v.Paint(word, colour)
 }
 
 // next is what comes next, and when.
@@ -120,39 +127,38 @@ func (v *statusView) next(s lifecycle.SecretStatus) string {
 	renews := !s.NextRenewal.IsZero()
 	switch {
 	case renews && (s.NextRotation.IsZero() || s.NextRenewal.Before(s.NextRotation)):
-		return "renew " + in(v.now, s.NextRenewal)
+		return "renew " + screen.In(v.now, s.NextRenewal)
 	case !s.NextRotation.IsZero():
-		return "replace " + in(v.now, s.NextRotation)
+		return "replace " + screen.In(v.now, s.NextRotation)
 	}
 	return "-"
 }
 
 func (v *statusView) ends(s lifecycle.SecretStatus) string {
 	if !s.Expires.IsZero() && s.Expires.Before(v.now) {
-		return v.paint("over", text.FgRed)
+		return v.Paint("over", text.FgRed)
 	}
-	return in(v.now, s.Expires)
+	return screen.In(v.now, s.Expires)
 }
 
 func (v *statusView) note(format string, args ...any) {
 	v.notes = append(v.notes, fmt.Sprintf(format, args...))
 }
 
-// noteTrouble says what is wrong, and what to do.
-func (v *statusView) noteTrouble(r control.Report) {
+// noteTrouble says what is wrong with one of all processes, and what to do.
+func (v *statusView) noteTrouble(r control.Report, all []control.Report) {
 	who := fmt.Sprintf("%s (process %d)", r.Driver, r.PID)
 	if r.Problem != "" {
-		v.note("%s: %s", who, clean(r.Problem))
+		v.note("%s: %s", who, screen.Clean(r.Problem))
 	}
 	if !r.AgentGone.IsZero() {
-		v.note("%s: no agent is connected to it, since %s. An agent that starts again takes it over; if another process serves %s on this node, end this one.",
-			who, clock(r.AgentGone), r.Driver)
+		v.note("%s: no agent is connected to it, since %s. %s", who, clock(r.AgentGone), withoutAgent(r, all))
 	}
 	v.noteOutages(who, r)
 	for _, t := range r.Tasks {
-		name := fmt.Sprintf("%s %s", taskName(t.Job, t.Task), shortID(t.Alloc))
+		name := fmt.Sprintf("%s %s", taskName(t.Job, t.Task), screen.ShortID(t.Alloc))
 		if t.LastError != nil && t.State != lifecycle.TaskWatched && t.State != lifecycle.TaskRotating {
-			v.note("%s: %s: %s", name, t.State, clean(t.LastError.Text))
+			v.note("%s: %s: %s", name, t.State, screen.Clean(t.LastError.Text))
 		} else if t.State == lifecycle.TaskUnwatched {
 			v.note("%s: %s, because of an error in the plugin (the agent's log has it): restart the task", name, t.State)
 		}
@@ -160,19 +166,30 @@ func (v *statusView) noteTrouble(r control.Report) {
 			switch {
 			case s.LastError == nil || s.State.OK() && s.State != lifecycle.SecretMissing:
 			case s.LastError.At.IsZero():
-				v.note("%s %s: %s: %s", name, clean(s.Name), s.State, clean(s.LastError.Text))
+				v.note("%s %s: %s: %s", name, screen.Clean(s.Name), s.State, screen.Clean(s.LastError.Text))
 			default:
-				v.note("%s %s: %s; last error %s ago: %s", name, clean(s.Name), s.State, ago(v.now, s.LastError.At), clean(s.LastError.Text))
+				v.note("%s %s: %s; last error %s ago: %s", name, screen.Clean(s.Name), s.State, screen.Ago(v.now, s.LastError.At), screen.Clean(s.LastError.Text))
 			}
 		}
 	}
 	for _, p := range r.Revocations {
-		what := fmt.Sprintf("%s: to be revoked of %s %s since %s: %d leases, %d tokens, %d attempts", who, taskName(p.Job, p.Task), shortID(p.Alloc), clock(p.Since), p.Leases, p.Tokens, p.Attempts)
+		what := fmt.Sprintf("%s: to be revoked of %s %s since %s: %s, %s, %s", who, taskName(p.Job, p.Task), screen.ShortID(p.Alloc), clock(p.Since),
+			screen.Counted(p.Leases, "lease"), screen.Counted(p.Tokens, "token"), screen.Counted(p.Attempts, "attempt"))
 		if p.LastError != "" {
-			what += ": " + clean(p.LastError)
+			what += ": " + screen.Clean(p.LastError)
 		}
 		v.note("%s", what)
 	}
+}
+
+// withoutAgent is what to do about a process that has lost its agent: that depends on whether another has taken its place.
+func withoutAgent(r control.Report, all []control.Report) string {
+	for _, other := range all {
+		if other.PID != r.PID && other.Driver == r.Driver && other.Version != "" && other.AgentGone.IsZero() {
+			return fmt.Sprintf("Process %d serves %s for this node's agent, so none takes this one over: end it, after its tasks (kill %d).", other.PID, r.Driver, r.PID)
+		}
+	}
+	return "An agent that starts again takes it over."
 }
 
 // noteOutages says which servers are away, once for all tasks.
@@ -205,7 +222,7 @@ func (v *statusView) noteOutages(who string, r control.Report) {
 		if r.Server != "" && provider == secrets.DefaultProvider { // the only one with an address here
 			server += " at " + r.Server
 		}
-		v.note("%s: no answer from %s since %s, for %d tasks; %s", who, server, clock(o.since), o.tasks, valid)
+		v.note("%s: no answer from %s since %s, for %s; %s", who, server, clock(o.since), screen.Counted(o.tasks, "task"), valid)
 	}
 }
 

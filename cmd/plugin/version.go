@@ -21,16 +21,20 @@ func (versionCommand) Help() string {
 
 Prints this program's version, the commit that it was built of, and the Nomad version that the drivers in it are from.
 
-  $ nomad-driver-secrets version`
+  $ nomad-driver-secrets version
+
+Options:
+  -json         one JSON object: version, commit and nomad
+
+Exit status: 0; 2 for wrong usage.`
 }
 
 func (c versionCommand) Run(args []string) int {
 	f := flag.NewFlagSet("version", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	asJSON := f.Bool("json", false, "")
-	if err := f.Parse(args); err != nil || f.NArg() > 0 {
-		_, _ = fmt.Fprintln(c.stderr, c.Help())
-		return 2
+	if err := parseOptions(f, args); err != nil {
+		return usage(c.stderr, "version", err, c.Help())
 	}
 	v := struct {
 		Version string `json:"version"`

@@ -33,6 +33,8 @@ lists nothing and has a file for each field, always current.
 
 Docker finds it by its socket: /run/docker/plugins/NAME.sock makes it the volume driver NAME.
 
+Exit status: 0 when a signal ends it; 1 when it cannot serve; 2 for wrong usage.
+
 Options:
 `
 
@@ -75,11 +77,8 @@ func parseVolumeOptions(args []string, out io.Writer) (volumeOptions, error) {
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/nomad-driver-secrets/volumes", "a `directory` on disk: which volumes there are, and the audit log; no secrets")
 	f.StringVar(&o.runDir, "run-dir", "/run/nomad-driver-secrets", "a `directory` for what the machine's end ends; the same as the plugins' state_dir shares their file server")
 	f.StringVar(&o.logLevel, "log-level", "info", "trace, debug, info, warn or error")
-	if err := f.Parse(args); err != nil {
+	if err := parseOptions(f, args); err != nil {
 		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q: the command takes options only", f.Arg(0))
 	}
 	if o.vault.Address == "" {
 		return o, errors.New("no -address of a secrets server, and no $VAULT_ADDR")

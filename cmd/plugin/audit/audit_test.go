@@ -10,10 +10,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/journal"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/leakscan"
@@ -166,9 +169,12 @@ func TestReport(t *testing.T) {
 	must.False(t, r.Clean())
 
 	var out strings.Builder
-	must.NoError(t, Write(&out, r, false))
+	must.NoError(t, Write(screen.Screen{Out: &out}, r))
 	must.StrContains(t, out.String(), "LEAK  task web, alloc 5a1e7c1e, driver docker, put there by Nomad: secrets/app.env line 1 is in docker inspect: web-"+alloc+" (plain, 2 times)\n")
-	must.StrContains(t, out.String(), "found: 1 values of this plugin's, 1 that Nomad put there\n")
+	must.StrContains(t, out.String(), "found: 1 value of this plugin's, 1 that Nomad put there\n")
+	for line := range strings.Lines(onTerminal(t, r)) {
+		must.LessEq(t, 80, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), must.Sprint(line))
+	}
 	encoded, err := json.Marshal(r)
 	must.NoError(t, err)
 	for _, printed := range []string{out.String(), string(encoded)} {
@@ -177,6 +183,15 @@ func TestReport(t *testing.T) {
 	}
 	must.True(t, Report{}.Clean())
 	must.False(t, Report{Errors: []string{"Docker: away"}}.Clean(), must.Sprint("what was not looked at is not clean"))
+}
+
+// onTerminal is what one of 80 columns shows of a report, without its colours.
+func onTerminal(t *testing.T, r Report) string {
+	t.Helper()
+	var out strings.Builder
+	must.NoError(t, Write(screen.Screen{Out: &out, Terminal: true, Width: 80, Colours: true}, r))
+	must.StrContains(t, out.String(), "\x1b[31mLEAK\x1b[0m  task web")
+	return text.StripEscape(out.String())
 }
 
 func TestProcesses(t *testing.T) {

@@ -6,6 +6,10 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 )
 
 // printable is a text without what a terminal would act upon: tasks choose the names of their files.
@@ -20,40 +24,33 @@ func printable(text string) string {
 const maxLines = 200
 
 // Write prints a report.
-func Write(w io.Writer, r Report, colour bool) error {
-	p := &printer{w: w}
+func Write(s screen.Screen, r Report) error {
+	p := &printer{screen: s}
 	plugin := 0
 	for _, t := range r.Tasks {
 		if t.Plugin {
 			plugin++
 		}
 	}
-	p.line("looked for %d values of %d tasks (%d with this plugin's secrets, %d with others) in %d places, %d MiB",
-		r.Values, len(r.Tasks), plugin, len(r.Tasks)-plugin, r.Places, r.Bytes>>20)
+	p.line("looked for %s of %s (%d with this plugin's secrets, %d with others) in %s, %d MiB",
+		screen.Counted(r.Values, "value"), screen.Counted(len(r.Tasks), "task"), plugin, len(r.Tasks)-plugin, screen.Counted(r.Places, "place"), r.Bytes>>20)
 	for i, l := range r.Leaks {
 		if i == maxLines {
 			p.line("and %d more; -json lists them", len(r.Leaks)-maxLines)
 			break
 		}
-		word := "LEAK"
-		if colour {
-			word = "\x1b[31mLEAK\x1b[0m"
-		}
-		p.line("%s  %s", word, describe(l))
+		p.text.WriteString(s.Wrap(s.Paint("LEAK", text.FgRed)+"  ", len("LEAK  "), describe(l)))
 	}
 	p.skipped(r)
 	for _, e := range r.Errors {
 		p.line("not looked at: %s", e)
 	}
 	p.line("%s", conclusion(r))
-	return p.err
+	_, err := io.WriteString(s.Out, p.text.String())
+	return err
 }
 
 func describe(l Leak) string {
-	alloc := l.Alloc
-	if len(alloc) > 8 {
-		alloc = alloc[:8]
-	}
 	by := "put there by Nomad"
 	if l.Plugin {
 		by = "this plugin's"
@@ -66,7 +63,7 @@ func describe(l Leak) string {
 	if l.Count > 1 {
 		times = fmt.Sprintf(", %d times", l.Count)
 	}
-	return fmt.Sprintf("task %s, alloc %s, driver %s, %s: %s is in %s: %s (%s%s)", printable(l.Name), printable(alloc), name, by, l.Value, l.Where, l.Place, l.Form, times)
+	return fmt.Sprintf("task %s, alloc %s, driver %s, %s: %s is in %s: %s (%s%s)", printable(l.Name), printable(screen.ShortID(l.Alloc)), name, by, l.Value, l.Where, l.Place, l.Form, times)
 }
 
 // conclusion says how many values of whose were found.
@@ -82,18 +79,16 @@ func conclusion(r Report) string {
 	case ours+others == 0:
 		return "nothing was found"
 	}
-	return fmt.Sprintf("found: %d values of this plugin's, %d that Nomad put there", ours, others)
+	return fmt.Sprintf("found: %s of this plugin's, %d that Nomad put there", screen.Counted(ours, "value"), others)
 }
 
 type printer struct {
-	w   io.Writer
-	err error
+	screen screen.Screen
+	text   strings.Builder
 }
 
 func (p *printer) line(format string, args ...any) {
-	if _, err := fmt.Fprintf(p.w, format+"\n", args...); err != nil && p.err == nil {
-		p.err = err
-	}
+	p.text.WriteString(p.screen.Wrap("", 2, fmt.Sprintf(format, args...)))
 }
 
 // skipped says what was left out on purpose.
@@ -106,7 +101,7 @@ func (p *printer) skipped(r Report) {
 		{n.Short, "shorter than 8 bytes"}, {n.Ordinary, "ordinary text"}, {n.Public, "certificates"}, {n.TooMany, "beyond the limits of one audit"},
 	} {
 		if of.n > 0 {
-			p.line("not looked for: %d values, %s", of.n, of.why)
+			p.line("not looked for: %s, %s", screen.Counted(of.n, "value"), of.why)
 		}
 	}
 	const few = 5

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/table"
 )
 
@@ -39,20 +40,13 @@ func (r *Report) Print(w io.Writer, style Style) error {
 	}
 	switch {
 	case r.Job == "":
-		p.linef("%s: %s", r.File, counted(r.Errors(), "error"))
+		p.linef("%s: %s", r.File, screen.Counted(r.Errors(), "error"))
 	case len(r.Tasks) == 0 && len(r.Findings) == 0:
 		p.linef("Job %q: no task has secrets.", r.Job)
 	default:
-		p.linef("Job %q: %s, %s.", r.Job, counted(r.Errors(), "error"), counted(r.Warnings(), "warning"))
+		p.linef("Job %q: %s, %s.", r.Job, screen.Counted(r.Errors(), "error"), screen.Counted(r.Warnings(), "warning"))
 	}
 	return p.err
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 type printer struct {

@@ -15,7 +15,8 @@ func (s *subject) templates() {
 		if s.config.Unknown("file", path, "template") {
 			continue
 		}
-		for _, use := range usesOf(ours.Files[path].Template) {
+		uses, _ := usesOf(ours.Files[path].Template)
+		for _, use := range uses {
 			if _, ok := ours.Secrets[use.fields[0]]; ok || ours.FromPolicies != "" && ours.FromPolicies != "off" || s.config.Unknown("from_policies") {
 				continue
 			}
@@ -29,7 +30,8 @@ func (s *subject) templates() {
 	}
 	for name, c := range ours.Secrets {
 		for path, f := range c.Files {
-			for _, use := range usesOf(f.Template) {
+			uses, _ := usesOf(f.Template)
+			for _, use := range uses {
 				if use.fields[0] == name && len(use.fields) > 1 {
 					s.warnf(in("secret", name, "file", path, "template"), "secret %q: file %q: template: .%s.%s is a field %q of the secret: in a secret's own file fields go without its name, {{ .%s }}",
 						name, path, name, use.fields[1], name, use.fields[1])
@@ -45,20 +47,21 @@ type use struct {
 	always bool // it is looked up whatever the data is
 }
 
-// usesOf reads a template, as far as it can be read.
-func usesOf(src string) []use {
+// usesOf reads a template, as far as it can be read. whole: it hands on all of its data, or looks in it for what it works out, so that it
+// may use any of it.
+func usesOf(src string) (uses []use, whole bool) {
 	if src == "" {
-		return nil
+		return nil, false
 	}
 	tree := parse.New("template")
 	tree.Mode = parse.SkipFuncCheck
 	defined := map[string]*parse.Tree{}
 	if _, err := tree.Parse(src, "", "", defined); err != nil {
-		return nil // Compile says what is wrong
+		return nil, false // Compile says what is wrong
 	}
 	w := &useWalk{defined: defined, walked: map[call]bool{}, found: map[string]int{}}
 	w.list(tree.Root, scope{dot: true, dollar: true, always: true})
-	return w.uses
+	return w.uses, w.whole
 }
 
 // scope is where a part of a template stands.
@@ -70,6 +73,7 @@ type scope struct {
 
 type useWalk struct {
 	uses    []use
+	whole   bool
 	found   map[string]int // where in uses a chain is
 	defined map[string]*parse.Tree
 	walked  map[call]bool
@@ -90,13 +94,16 @@ func (w *useWalk) list(l *parse.ListNode, in scope) {
 		case *parse.ActionNode:
 			w.pipe(n.Pipe, in)
 		case *parse.IfNode:
-			w.branch(n.Pipe, n.List, n.ElseList, in, in.dot)
-		case *parse.WithNode:
-			w.branch(n.Pipe, n.List, n.ElseList, in, in.data(n.Pipe))
-		case *parse.RangeNode:
-			w.branch(n.Pipe, n.List, n.ElseList, in, false)
-		case *parse.TemplateNode:
 			w.pipe(n.Pipe, in)
+			w.branch(n.List, n.ElseList, in, in.dot)
+		case *parse.WithNode:
+			w.passed(n.Pipe, in)
+			w.branch(n.List, n.ElseList, in, in.data(n.Pipe))
+		case *parse.RangeNode:
+			w.pipe(n.Pipe, in)
+			w.branch(n.List, n.ElseList, in, false)
+		case *parse.TemplateNode:
+			w.passed(n.Pipe, in)
 			if in.data(n.Pipe) {
 				w.call(call{n.Name, in.always})
 			}
@@ -104,9 +111,8 @@ func (w *useWalk) list(l *parse.ListNode, in scope) {
 	}
 }
 
-// branch walks what is done if the value of p is true, where inner says whether "." is the data, and what is done if not.
-func (w *useWalk) branch(p *parse.PipeNode, then, otherwise *parse.ListNode, in scope, inner bool) {
-	w.pipe(p, in)
+// branch walks what is done if a value is true, where inner says whether "." is the data, and what is done if not.
+func (w *useWalk) branch(then, otherwise *parse.ListNode, in scope, inner bool) {
 	in.always = false
 	w.list(otherwise, in)
 	in.dot = inner
@@ -124,6 +130,13 @@ func (w *useWalk) call(c call) {
 	w.list(tree.Root, scope{dot: true, dollar: true, always: c.always})
 }
 
+// passed walks a value that is "." in what follows. The data itself is not used by that, unless it gets a name.
+func (w *useWalk) passed(p *parse.PipeNode, in scope) {
+	if p != nil && (len(p.Decl) > 0 || !in.data(p)) {
+		w.pipe(p, in)
+	}
+}
+
 func (w *useWalk) pipe(p *parse.PipeNode, in scope) {
 	if p == nil {
 		return
@@ -134,6 +147,9 @@ func (w *useWalk) pipe(p *parse.PipeNode, in scope) {
 			fn = id.Ident
 		}
 		for n, arg := range c.Args {
+			if fn == "index" && n == 1 && in.data(arg) {
+				continue // index looks at it
+			}
 			each := in
 			each.always = in.always && (n < 2 || fn != "and" && fn != "or") // these look at the first of theirs, and not at all others
 			w.arg(arg, each)
@@ -152,7 +168,7 @@ func (w *useWalk) pipe(p *parse.PipeNode, in scope) {
 
 // index is a use by Go's function of this name: of the data, by keys that are written out.
 func (w *useWalk) index(args []parse.Node, in scope) {
-	if len(args) < 2 || !in.data(args[0]) {
+	if len(args) == 0 || !in.data(args[0]) {
 		return
 	}
 	var fields []string
@@ -163,27 +179,33 @@ func (w *useWalk) index(args []parse.Node, in scope) {
 		}
 		fields = append(fields, key.Text)
 	}
-	if len(fields) > 0 {
-		w.add(fields, in.always)
+	if len(fields) == 0 {
+		w.whole = true
+		return
 	}
+	w.add(fields, in.always)
 }
 
 func (w *useWalk) arg(n parse.Node, in scope) {
 	switch n := n.(type) {
+	case *parse.DotNode:
+		w.whole = w.whole || in.dot
 	case *parse.FieldNode:
 		if in.dot {
 			w.add(n.Ident, in.always)
 		}
 	case *parse.VariableNode:
+		w.whole = w.whole || in.data(n)
 		if in.dollar && n.Ident[0] == "$" && len(n.Ident) > 1 {
 			w.add(n.Ident[1:], in.always)
 		}
 	case *parse.PipeNode:
 		w.pipe(n, in)
 	case *parse.ChainNode:
-		w.arg(n.Node, in)
 		if in.data(n.Node) {
 			w.add(n.Field, in.always)
+		} else {
+			w.arg(n.Node, in)
 		}
 	}
 }

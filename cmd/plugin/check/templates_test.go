@@ -7,7 +7,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// What a template names of its data: always, as "!" says, or only if something else is so.
+// What a template names of its data: always, as "!" says, or only if something else is so; "*" is of one that may name any of it.
 func TestUsesOf(t *testing.T) {
 	for src, want := range map[string][]string{
 		"":                        nil,
@@ -20,9 +20,19 @@ func TestUsesOf(t *testing.T) {
 		`{{ (index . "my-db").password }}`:                                       {"!my-db"},
 		`{{ printf "%s" (index (.) "my-db" "x") }}`:                              {"!my-db.x"},
 		`{{ index . $key "x" }}`:                                                 nil, // no such variable
-		`{{ $key := "a" }}{{ index . $key "x" }}`:                                nil,
+		`{{ $key := "a" }}{{ index . $key "x" }}`:                                {"*"},
 		`{{ index .a "x" }}`:                                                     {"!a"},
 		`{{ (.).a.x }}`:                                                          {"!a.x"},
+		`{{ . }}`:                                                                {"*"},
+		`{{ toJSON $ }}{{ .a.x }}`:                                               {"!a.x", "*"},
+		`{{ range $name, $fields := . }}{{ .x }}{{ end }}`:                       {"*"},
+		`{{ range .a.list }}{{ . }}{{ $ }}{{ end }}`:                             {"!a.list", "*"},
+		`{{ range .a.list }}{{ . }}{{ end }}`:                                    {"!a.list"},
+		`{{ $all := . }}{{ $all.b.x }}`:                                          {"*"},
+		`{{ with $all := . }}{{ $all.b.x }}{{ end }}`:                            {"*"},
+		`{{ printf "a" | index . }}`:                                             {"*"},
+		`{{ define "t" }}{{ . }}{{ end }}{{ template "t" . }}`:                   {"*"},
+		`{{ define "t" }}{{ . }}{{ end }}{{ template "t" .a }}`:                  {"!a"},
 		`{{ if .a.x }}{{ index . "b" }}{{ else }}{{ .c }}{{ end }}`:              {"!a.x", "b", "c"},
 		`{{ range .a.list }}{{ .x }}{{ index . "y" }}{{ index $ "b" }}{{ end }}`: {"!a.list", "b"},
 		`{{ with .a }}{{ .x }}{{ $.b.y }}{{ end }}`:                              {"!a", "b.y"},
@@ -44,7 +54,11 @@ func TestUsesOf(t *testing.T) {
 		`{{ template "none" . }}`:                                                                                                  nil,
 	} {
 		var got []string
-		for _, u := range usesOf(src) {
+		uses, whole := usesOf(src)
+		if whole {
+			got = append(got, "*")
+		}
+		for _, u := range uses {
 			text := ""
 			if u.always {
 				text = "!"

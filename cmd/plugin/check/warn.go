@@ -45,9 +45,17 @@ func (s *subject) ownJobs() {
 	}
 }
 
-// replacedEnv warns of variables of the task that a secret's take the place of.
+// replacedEnv warns of variables of the task that a secret's take the place of. Which fields there are for env_prefix only the server
+// knows; without a prefix it could be any variable.
 func (s *subject) replacedEnv() {
 	for name, c := range s.config.Ours.Secrets {
+		if c.EnvPrefix != nil && *c.EnvPrefix != "" && !s.config.Unknown("secret", name, "env_prefix") {
+			for _, variable := range slices.Sorted(maps.Keys(s.Env)) {
+				if field, ok := strings.CutPrefix(variable, *c.EnvPrefix); ok && field != "" {
+					s.warnf([]string{"env", variable}, "env %s of the task is replaced if secret %q has a field for it (env_prefix is %q)", variable, name, *c.EnvPrefix)
+				}
+			}
+		}
 		for _, env := range c.Env {
 			for _, variable := range slices.Sorted(maps.Keys(env)) {
 				if _, ok := s.Env[variable]; ok {
@@ -82,7 +90,7 @@ func (s *subject) usedSecrets(spec *secrets.Spec) {
 		used := len(sec.Env) > 0 || sec.EnvPrefix != nil || len(sec.Files) > 0 || sec.AllFiles || sec.Live != nil || sec.PullOnly ||
 			s.config.Unknown("registry_auth", "secret")
 		for _, f := range spec.Files {
-			used = used || strings.Contains(f.Template, sec.Name) || s.config.Unknown("file", f.Path, "template")
+			used = used || names(f.Template, sec.Name) || s.config.Unknown("file", f.Path, "template")
 		}
 		for _, key := range []string{"env", "env_prefix", "files", "live_dir"} {
 			used = used || s.config.Unknown("secret", sec.Name, key)
@@ -91,6 +99,13 @@ func (s *subject) usedSecrets(spec *secrets.Spec) {
 			s.warnf(in("secret", sec.Name), "secret %q: nothing uses it: give it env, env_prefix, file, files or live_dir, or name it in the template of a file", sec.Name)
 		}
 	}
+}
+
+// names reports whether a template has something of a secret. Where it hands on all of its data, or looks a secret up by a key that it
+// works out, it may have any.
+func names(template, secret string) bool {
+	uses, whole := usesOf(template)
+	return whole || slices.ContainsFunc(uses, func(u use) bool { return u.fields[0] == secret })
 }
 
 // restarts warns of what a restart in place does that may not be meant.

@@ -31,6 +31,7 @@ func Check(n Node) []Finding {
 	for _, d := range n.Drivers {
 		f.driver(n, d)
 	}
+	f.metrics(n)
 	for _, s := range n.Servers {
 		f.server(s)
 	}

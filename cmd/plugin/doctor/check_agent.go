@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/agentconf"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 )
 
@@ -92,6 +93,9 @@ func (f *findings) file(n Node, dir string, file File) {
 			fmt.Sprintf("add plugin %q { config { secrets { address = \"https://…:8200\" } } }, or without the address where only Nomad Variables are wanted", file.Name))
 	case file.Unsafe != "":
 		f.fail(check, file.Unsafe+": who may change it is root here", "chown root and chmod go-w it")
+	case file.Differs:
+		f.warn(check, fmt.Sprintf("%s is another build of this program than the doctor, which is version %s, and has its block", path, n.Version),
+			path+" version says which it is: install one for both, unless the other is meant")
 	default:
 		f.ok(check, "%s is this program, and has its block", path)
 	}
@@ -111,10 +115,12 @@ func (f *findings) driver(n Node, d Driver) {
 		f.fail(check, "it stands beside Nomad's own "+d.Settings.Wraps+" driver, which removes containers that it does not know after 5 minutes",
 			fmt.Sprintf(`plugin %q { config { gc { dangling_containers { enabled = false } } } }`, d.Settings.Wraps))
 	}
-	f.certificates(n, check, d)
+	f.optionFiles(n, check, d)
 	if d.Settings.OfEngine {
 		if d.EngineErr != nil {
 			f.fail("docker", fmt.Sprintf("the engine of plugin %q does not answer: %v", d.Name, d.EngineErr), "start it, or correct `endpoint` in the plugin's config")
+		} else if older(d.Engine, oldestEngine) {
+			f.warn("docker", fmt.Sprintf("engine %s is older than any that this plugin was tried with", d.Engine), "use Docker "+oldestEngine+" or later")
 		} else {
 			f.ok("docker", "engine %s", d.Engine)
 		}
@@ -156,20 +162,20 @@ func removesContainers(n Node, name string) bool {
 // soon is how long before its end a certificate is warned of, in days.
 const soon = 14
 
-func (f *findings) certificates(n Node, check string, d Driver) {
+func (f *findings) optionFiles(n Node, check string, d Driver) {
 	for _, c := range d.Files {
 		switch days := int(c.NotAfter.Sub(n.Now).Hours() / 24); {
 		case c.Err != nil:
 			f.fail(check, fmt.Sprintf("%s: %v", c.Option, c.Err), "put the file there, readable for root; tasks with secrets wait for it")
 		case c.OthersMay:
 			f.warn(check, fmt.Sprintf("%s: %s can be read by others than its owner", c.Option, c.Path), "chmod 0600 "+c.Path)
-		case c.NotAfter.IsZero(): // a key
+		case c.NotAfter.IsZero(): // a key, or a token
 		case n.Now.After(c.NotAfter):
 			f.fail(check, fmt.Sprintf("%s: %s ended on %s", c.Option, c.Path, c.NotAfter.UTC().Format("2006-01-02")), "replace it; the agent need not be restarted")
 		case n.Now.Before(c.NotBefore):
 			f.fail(check, fmt.Sprintf("%s: %s is good from %s on only", c.Option, c.Path, c.NotBefore.UTC().Format("2006-01-02 15:04 MST")), "check this node's clock")
 		case days < soon:
-			f.warn(check, fmt.Sprintf("%s: %s ends in %d days", c.Option, c.Path, days), "replace it; the agent need not be restarted")
+			f.warn(check, fmt.Sprintf("%s: %s ends in %s", c.Option, c.Path, screen.Counted(days, "day")), "replace it; the agent need not be restarted")
 		default:
 			f.ok(check, "%s: %s is good until %s", c.Option, c.Path, c.NotAfter.UTC().Format("2006-01-02"))
 		}

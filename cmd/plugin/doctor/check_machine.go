@@ -11,9 +11,12 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver/nomadversion"
 )
 
+// What is older is not in docs/support.md.
 const (
 	oldestKernel = "5.6"
 	oldestNomad  = "1.10.0"
+	oldestVault  = "1.21.0" // and any of OpenBao, whose numbers are higher
+	oldestEngine = "20.10.0"
 )
 
 // older reports whether a version is known to be older than another. What follows the numbers of a kernel's does not count.

@@ -38,7 +38,11 @@ func (f *findings) server(s Server) {
 		f.fail(check, s.Config.Address+" is sealed", "vault operator unseal")
 		return
 	}
-	f.ok(check, "%s, version %s", s.Config.Address, s.Health.Version)
+	if older(s.Health.Version, oldestVault) {
+		f.warn(check, fmt.Sprintf("%s, version %s, is older than any that this plugin was tried with", s.Config.Address, s.Health.Version), "use Vault "+oldestVault+" or later, or OpenBao")
+	} else {
+		f.ok(check, "%s, version %s", s.Config.Address, s.Health.Version)
+	}
 	f.clock(s)
 	f.login(s)
 }

@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/agentconf"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
@@ -27,16 +31,16 @@ func fit() Node {
 	settings := func(wraps string) driver.Settings {
 		return driver.Settings{Wraps: wraps, InPlace: true, OfEngine: wraps == "docker", OptIn: wraps == "raw_exec", Vault: server, JWTMount: "jwt-nomad", JWTRole: "nomad-workloads", StateDir: "/run/nomad-driver-secrets"}
 	}
-	cert := CertFile{Option: "ca_cert", Path: "/etc/nomad.d/ca.pem", NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(1, 0, 0)}
+	cert := OptionFile{Option: "ca_cert", Path: "/etc/nomad.d/ca.pem", NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(1, 0, 0)}
 	return Node{
-		Now: now, Kernel: "6.1.0-13-amd64", Wrapped: "1.11.3",
+		Now: now, Version: "0.3.0", Kernel: "6.1.0-13-amd64", Wrapped: "1.11.3",
 		Config: agentconf.Config{
 			Files: []string{"/etc/nomad.d/nomad.hcl"}, DataDir: "/opt/nomad", PluginDir: "/opt/nomad/plugins", Client: true,
 			Plugins: []agentconf.Plugin{docker, raw},
 		},
 		Agent:   &agentconf.Agent{PID: 812, Version: "1.11.3", CanMount: true},
 		Files:   []File{{Name: "docker", Ours: true, Executable: true}, {Name: "raw_exec", Ours: true, Executable: true}},
-		Drivers: []Driver{{Name: "docker", Plugin: docker, Settings: settings("docker"), Files: []CertFile{cert}, Engine: "28.5.2"}, {Name: "raw_exec", Plugin: raw, Settings: settings("raw_exec")}},
+		Drivers: []Driver{{Name: "docker", Plugin: docker, Settings: settings("docker"), Files: []OptionFile{cert}, Engine: "28.5.2"}, {Name: "raw_exec", Plugin: raw, Settings: settings("raw_exec")}},
 		Servers: []Server{{
 			Config: server, Mount: "jwt-nomad", Role: "nomad-workloads",
 			Health: vault.Health{Version: "1.21.0", Initialized: true}, Login: vault.LoginReady,
@@ -130,6 +134,25 @@ error   plugin docker: /opt/nomad/plugins/docker: file does not exist
 	{"others may write the program", func(n *Node) { n.Files[0].Unsafe = "/opt/nomad/plugins/docker is owned by user 1000, mode 0755" }, `
 error   plugin docker: /opt/nomad/plugins/docker is owned by user 1000, mode 0755: who may change it is root here
         to do: chown root and chmod go-w it`},
+	{"another build", func(n *Node) { n.Files[1].Differs = true }, `
+warning plugin raw_exec: /opt/nomad/plugins/raw_exec is another build of this program than the doctor, which is version 0.3.0, and has its block
+        to do: /opt/nomad/plugins/raw_exec version says which it is: install one for both, unless the other is meant`},
+	{"two at one metrics address", func(n *Node) {
+		n.Drivers[0].Settings.Metrics, n.Drivers[1].Settings.Metrics = "127.0.0.1:9641", ":9641"
+	}, `
+warning plugin raw_exec: metrics: :9641 is the address of plugin "docker" too, and only one of them can listen there
+        to do: give each plugin a port of its own, and have Prometheus read both`},
+	{"no token file", func(n *Node) {
+		n.Drivers[0].Files = append(n.Drivers[0].Files, OptionFile{Option: "token_file", Err: &fs.PathError{Op: "open", Path: "/etc/nomad.d/token", Err: fs.ErrNotExist}})
+	}, `
+error   plugin docker: token_file: open /etc/nomad.d/token: file does not exist
+        to do: put the file there, readable for root; tasks with secrets wait for it`},
+	{"old Vault", func(n *Node) { n.Servers[0].Health.Version = "1.16.3+ent" }, `
+warning server: https://vault.example.com:8200, version 1.16.3+ent, is older than any that this plugin was tried with
+        to do: use Vault 1.21.0 or later, or OpenBao`},
+	{"old Docker", func(n *Node) { n.Drivers[0].Engine = "19.03.15" }, `
+warning docker: engine 19.03.15 is older than any that this plugin was tried with
+        to do: use Docker 20.10.0 or later`},
 	{"unknown key", func(n *Node) {
 		n.Drivers[0].ConfigErr = errors.New(`Unsupported argument; An argument named "adress" is not expected here.`)
 		n.Drivers[0].Files = nil
@@ -163,7 +186,7 @@ warning plugin docker: ca_cert: /etc/nomad.d/ca.pem ends in 3 days
 error   plugin docker: ca_cert: /etc/nomad.d/ca.pem is good from 2026-11-27 08:00 UTC on only
         to do: check this node's clock`},
 	{"everybody's key", func(n *Node) {
-		n.Drivers[0].Files = []CertFile{{Option: "client_key", Path: "/etc/nomad.d/key.pem", OthersMay: true}}
+		n.Drivers[0].Files = []OptionFile{{Option: "client_key", Path: "/etc/nomad.d/key.pem", OthersMay: true}}
 	}, `
 warning plugin docker: client_key: /etc/nomad.d/key.pem can be read by others than its owner
         to do: chmod 0600 /etc/nomad.d/key.pem`},
@@ -259,14 +282,48 @@ func TestBrokenNodes(t *testing.T) {
 	}
 }
 
+// Addresses of which a second listener would be refused, and others.
+func TestSameListener(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		same bool
+	}{
+		{"127.0.0.1:9641", "127.0.0.1:9641", true},
+		{"127.0.0.1:9641", "0.0.0.0:9641", true},
+		{"[::]:9641", "10.0.0.1:9641", true},
+		{":9641", "127.0.0.1:9641", true},
+		{"127.0.0.1:9641", "127.0.0.1:9642", false},
+		{"127.0.0.1:9641", "10.0.0.1:9641", false},
+		{"", "", false},
+	} {
+		must.EqOp(t, tc.same, sameListener(tc.a, tc.b), must.Sprint(tc))
+		must.EqOp(t, tc.same, sameListener(tc.b, tc.a), must.Sprint(tc))
+	}
+}
+
 // written is what people see of findings, without the sums.
 func written(t *testing.T, all []Finding) string {
 	t.Helper()
 	var out strings.Builder
-	must.NoError(t, Write(&out, all, false))
+	must.NoError(t, Write(screen.Screen{Out: &out}, all))
 	lines, _, found := strings.Cut(out.String(), "\n\n")
 	must.True(t, found)
 	return lines
+}
+
+// On a terminal each line fits, and what it goes on with is below its text.
+func TestOnATerminal(t *testing.T) {
+	for _, tc := range broken {
+		n := fit()
+		tc.spoil(&n)
+		var out strings.Builder
+		must.NoError(t, Write(screen.Screen{Out: &out, Terminal: true, Width: 80, Colours: true}, Check(n)))
+		must.StrContains(t, out.String(), "\x1b[3")
+		for line := range strings.Lines(text.StripEscape(out.String())) {
+			must.LessEq(t, 80, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), must.Sprint(tc.name, out.String()))
+			must.RegexMatch(t, regexp.MustCompile(`^(ok      |warning |error   |        |\n|\d)`), line)
+		}
+	}
 }
 
 func TestFitNode(t *testing.T) {

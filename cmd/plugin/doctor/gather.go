@@ -2,9 +2,11 @@ package doctor
 
 import (
 	"context"
+	"crypto/sha256"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,7 +30,7 @@ type Options struct {
 
 // Gather finds out about this machine. What cannot be found out is an error in the Node.
 func Gather(ctx context.Context, o Options) Node {
-	n := Node{Now: time.Now(), UID: os.Geteuid(), Wrapped: nomadversion.Wrapped()}
+	n := Node{Now: time.Now(), Version: driver.Version, UID: os.Geteuid(), Wrapped: nomadversion.Wrapped()}
 	var uname unix.Utsname
 	if err := unix.Uname(&uname); err == nil {
 		n.Kernel = unix.ByteSliceToString(uname.Release[:])
@@ -103,11 +105,44 @@ func lookAt(path string) (File, bool) {
 	if build, err := buildinfo.ReadFile(path); err == nil {
 		f.Ours = build.Main.Path == module
 	}
+	if f.Ours {
+		same, err := sameContent(path, "/proc/self/exe")
+		f.Differs = err == nil && !same
+	}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err == nil && (st.Uid != 0 && int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0) {
 		f.Unsafe = fmt.Sprintf("%s is owned by user %d, mode %04o", path, st.Uid, st.Mode&0o7777)
 	}
 	return f, true
+}
+
+// sameContent compares two files. What is built into a release's program tells no version of it.
+func sameContent(a, b string) (bool, error) {
+	infoA, err := os.Stat(a)
+	if err != nil {
+		return false, err
+	}
+	infoB, err := os.Stat(b)
+	if err != nil || infoA.Size() != infoB.Size() || os.SameFile(infoA, infoB) {
+		return err == nil && os.SameFile(infoA, infoB), err
+	}
+	sumA, err := sumOf(a)
+	if err != nil {
+		return false, err
+	}
+	sumB, err := sumOf(b)
+	return sumA == sumB, err
+}
+
+func sumOf(path string) (sum [sha256.Size]byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return sum, err
+	}
+	defer func() { _ = f.Close() }()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
 // gatherDrivers looks at the blocks of this program's files, and at those that have a block of ours in them.
@@ -121,7 +156,7 @@ func (n *Node) gatherDrivers(ctx context.Context) {
 		d := Driver{Name: p.Name, Plugin: p}
 		if d.Settings, d.ConfigErr = driver.ReadSettings(ctx, p.Name, p.Config); d.ConfigErr == nil {
 			n.address(&d.Settings)
-			d.gatherCertificates()
+			d.gatherOptionFiles()
 			if d.Settings.OfEngine {
 				d.Engine, d.EngineErr = engineVersion(ctx, d.Settings)
 			}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/agentconf"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/driver"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/nomadvar"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/vault"
 )
 
@@ -32,6 +33,8 @@ func TestGatherFiles(t *testing.T) {
 		must.NoError(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 		must.NoError(t, os.Chmod(filepath.Join(dir, name), mode))
 	}
+	must.NoError(t, os.WriteFile(filepath.Join(dir, "raw_exec-secrets"), append(content, "another"...), 0o600))
+	must.NoError(t, os.Chmod(filepath.Join(dir, "raw_exec-secrets"), 0o755))
 	must.NoError(t, os.WriteFile(filepath.Join(dir, "java"), []byte("#!/bin/sh\n"), 0o755))
 	must.NoError(t, os.Symlink("/nowhere", filepath.Join(dir, "docker-secrets")))
 	must.NoError(t, os.Mkdir(filepath.Join(dir, "directory"), 0o755))
@@ -45,6 +48,7 @@ func TestGatherFiles(t *testing.T) {
 	must.MapNotContainsKey(t, is, "directory")
 	must.Eq(t, File{Name: "docker", Ours: true, Executable: true}, is["docker"])
 	must.Eq(t, File{Name: "raw_exec", Ours: true}, is["raw_exec"])
+	must.Eq(t, File{Name: "raw_exec-secrets", Ours: true, Differs: true, Executable: true}, is["raw_exec-secrets"])
 	must.False(t, is["java"].Ours)
 	must.StrContains(t, is["writable"].Unsafe, "mode 0757")
 	must.ErrorIs(t, is["docker-secrets"].Err, os.ErrNotExist)
@@ -80,9 +84,9 @@ func TestGatherCertificates(t *testing.T) {
 	certificate(t, path("a"), from, until)
 	certificate(t, path("b"), from, until.Add(time.Hour))
 	must.NoError(t, os.WriteFile(path("none"), []byte("no certificate"), 0o600))
-	gather := func(o vault.Config) []CertFile {
+	gather := func(o vault.Config) []OptionFile {
 		d := Driver{Settings: driver.Settings{Vault: o}}
-		d.gatherCertificates()
+		d.gatherOptionFiles()
 		return d.Files
 	}
 	ca := gather(vault.Config{CACert: path("a")})[0]
@@ -98,6 +102,27 @@ func TestGatherCertificates(t *testing.T) {
 	must.ErrorIs(t, gather(vault.Config{CACert: path("missing")})[0].Err, os.ErrNotExist)
 	must.ErrorIs(t, gather(vault.Config{CAPath: path("missing")})[0].Err, os.ErrNotExist)
 	must.SliceEmpty(t, gather(vault.Config{}))
+
+	d := Driver{Settings: driver.Settings{Nomad: nomadvar.Config{CACert: path("none"), ClientCert: path("a"), ClientKey: path("b.key")}, TokenFile: path("token")}}
+	of := func() map[string]OptionFile {
+		d.Files = nil
+		d.gatherOptionFiles()
+		is := map[string]OptionFile{}
+		for _, f := range d.Files {
+			is[f.Option] = f
+		}
+		return is
+	}
+	must.ErrorContains(t, of()["nomad.ca_cert"].Err, "no certificate in")
+	must.NoError(t, of()["nomad.client_cert"].Err)
+	must.ErrorContains(t, of()["nomad.client_key"].Err, "is not the key of")
+	must.ErrorIs(t, of()["token_file"].Err, os.ErrNotExist)
+	must.NoError(t, os.WriteFile(path("token"), []byte(" \n"), 0o600))
+	must.ErrorContains(t, of()["token_file"].Err, "is empty")
+	must.NoError(t, os.WriteFile(path("token"), []byte("t\n"), 0o600))
+	must.Eq(t, OptionFile{Option: "token_file", Path: path("token")}, of()["token_file"])
+	must.NoError(t, os.Chmod(path("token"), 0o644)) //nolint:gosec // what is looked for
+	must.True(t, of()["token_file"].OthersMay)
 }
 
 func TestGatherStateDir(t *testing.T) {

@@ -10,9 +10,10 @@ import (
 
 // Node is what was found out about a machine. What does not apply is empty.
 type Node struct {
-	Now    time.Time
-	Kernel string // "6.1.0-13-amd64"
-	UID    int    // of whoever looks
+	Now     time.Time
+	Version string // of the program that looks
+	Kernel  string // "6.1.0-13-amd64"
+	UID     int    // of whoever looks
 
 	Config    agentconf.Config
 	ConfigErr error
@@ -35,6 +36,7 @@ type Node struct {
 type File struct {
 	Name       string
 	Ours       bool // it is this program, in any version
+	Differs    bool // it is another build of this program than the one that looks
 	Executable bool
 	Unsafe     string // why others than root could replace it; empty: they cannot
 	Err        error  // it could not be looked at
@@ -47,20 +49,20 @@ type Driver struct {
 	Settings  driver.Settings
 	ConfigErr error // Nomad or the plugin refuses the block
 
-	Files []CertFile
+	Files []OptionFile
 	// Of the Docker engine, where the driver wraps docker.
 	Engine    string
 	EngineErr error
 }
 
-// CertFile is a file that a plugin's TLS options name.
-type CertFile struct {
+// OptionFile is a file that a plugin's options name: certificates, a key, or a token.
+type OptionFile struct {
 	Option    string
 	Path      string
 	Err       error     // it cannot be read, or is not what it is to be
 	NotBefore time.Time // of the certificate that ends first
 	NotAfter  time.Time
-	OthersMay bool // a key that others than its owner can read
+	OthersMay bool // a key or a token that others than its owner can read
 }
 
 // Server is a secrets server, and what one or more plugins use of it.

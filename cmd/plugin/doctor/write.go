@@ -3,29 +3,32 @@ package doctor
 import (
 	"fmt"
 	"io"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/screen"
 )
 
 // colours of a terminal, by status.
-var colours = map[Status]string{OK: "\x1b[32m", Warning: "\x1b[33m", Error: "\x1b[31m"}
+var colours = map[Status]text.Color{OK: text.FgGreen, Warning: text.FgYellow, Error: text.FgRed}
+
+// indent is how wide the column of statuses is.
+const indent = 8
 
 // Write prints findings, a line each, and below those that are not ok what to do.
-func Write(w io.Writer, all []Finding, colour bool) error {
+func Write(s screen.Screen, all []Finding) error {
 	counts := map[Status]int{}
+	var out strings.Builder
 	for _, f := range all {
 		counts[f.Status]++
-		status := fmt.Sprintf("%-8s", f.Status)
-		if colour {
-			status = colours[f.Status] + status + "\x1b[0m"
-		}
-		if _, err := fmt.Fprintf(w, "%s%s: %s\n", status, f.Check, f.Text); err != nil {
-			return err
-		}
+		status := s.Paint(fmt.Sprintf("%-*s", indent, f.Status), colours[f.Status])
+		out.WriteString(s.Wrap(status, indent, f.Check+": "+f.Text))
 		if f.Do != "" {
-			if _, err := fmt.Fprintf(w, "%8sto do: %s\n", "", f.Do); err != nil {
-				return err
-			}
+			out.WriteString(s.Wrap(strings.Repeat(" ", indent), indent, "to do: "+f.Do))
 		}
 	}
-	_, err := fmt.Fprintf(w, "\n%d errors, %d warnings, %d ok\n", counts[Error], counts[Warning], counts[OK])
+	fmt.Fprintf(&out, "\n%s, %s, %d ok\n", screen.Counted(counts[Error], "error"), screen.Counted(counts[Warning], "warning"), counts[OK])
+	_, err := io.WriteString(s.Out, out.String())
 	return err
 }
