@@ -21,7 +21,7 @@ func TestUsesOf(t *testing.T) {
 		`{{ printf "%s" (index (.) "my-db" "x") }}`:                              {"!my-db.x"},
 		`{{ index . $key "x" }}`:                                                 nil, // no such variable
 		`{{ $key := "a" }}{{ index . $key "x" }}`:                                nil,
-		`{{ index .a "x" }}`:                                                     {"!a"},
+		`{{ index .a "x" }}`:                                                     {"!a", "!a.x"},
 		`{{ (.).a.x }}`:                                                          {"!a.x"},
 		`{{ if .a.x }}{{ index . "b" }}{{ else }}{{ .c }}{{ end }}`:              {"!a.x", "b", "c"},
 		`{{ range .a.list }}{{ .x }}{{ index . "y" }}{{ index $ "b" }}{{ end }}`: {"!a.list", "b"},
