@@ -35,7 +35,25 @@ var refusals = []refusal{
 	{name: "denied-docker", asks: true, driver: "docker", config: `secret "app" { path = "refuse/denied" }`,
 		says: []string{`secret "app": read refuse/denied: permission denied`, `path "refuse/data/denied" { capabilities = ["read"] }`}},
 	{name: "no-mount", asks: true, config: `secret "app" { path = "nowhere/app" }`,
-		says: []string{`secret "app": read nowhere/app: permission denied`}},
+		says: []string{`secret "app": read nowhere/app: permission denied; this token sees no secrets engine there. If there is one, a policy`}},
+	{name: "mistyped-mount", asks: true, config: `secret "db" { path = "refusdb/creds/undone" }`,
+		says: []string{`secret "db": read refusdb/creds/undone: permission denied; this token sees no secrets engine at "refusdb/": is it mistyped for "refusedb/"? If not, a policy`}},
+	{name: "mistyped-mount-params", asks: true, config: `secret "db" {
+		path   = "refusdb/creds/undone"
+		params = { ttl = "1h" }
+	}`, says: []string{`secret "db": write refusdb/creds/undone: not sent`, `is it mistyped for "refusedb/"?`}},
+	{name: "mistyped-engine-path", asks: true, config: `secret "db" { path = "refusedb/cred/undone" }`,
+		says: []string{`secret "db": read refusedb/cred/undone: permission denied; the engine "database" has credentials at creds/ and static-creds/: is "cred/undone" mistyped? If not, a policy`}},
+	{name: "mistyped-engine-path-allowed", asks: true, config: `secret "db" { path = "refusedb/crds/undone" }`,
+		says: []string{`secret "db": read refusedb/crds/undone: `, `the engine "database" has credentials at creds/ and static-creds/: is "crds/undone" mistyped?`}},
+	{name: "mistyped-issue", asks: true, config: `secret "web" {
+		path   = "refuse-pki/isue/web"
+		params = { common_name = "web.example.com" }
+	}`, says: []string{`secret "web": write refuse-pki/isue/web: permission denied; the engine "pki" has credentials at issue/ and sign/: is "isue/web" mistyped? If not, a policy`}},
+	{name: "issue-without-params", asks: true, config: `secret "web" { path = "refuse-pki/issue/web" }`,
+		says: []string{`secret "web": read refuse-pki/issue/web: not sent`, "give the secret `params`"}},
+	{name: "issue-without-params-unseen", asks: true, config: `secret "web" { path = "unseen/issue/web" }`,
+		says: []string{`secret "web": read unseen/issue/web: permission denied; issue/ and sign/ of a pki or ssh engine take parameters: give the secret params. With them a policy of the task's token needs: path "unseen/issue/web" { capabilities = ["update"] }`}},
 	{name: "unknown-role", asks: true, config: `
 	role = "refuse-nobody"
 	secret "app" { path = "refuse/app" }`,

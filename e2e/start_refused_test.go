@@ -72,7 +72,10 @@ func TestRefusals(t *testing.T) {
 	require.NoError(t, l.Vault.EnableDatabase(l.Ctx, "refusedb", l.MariaDB))
 	require.NoError(t, l.Vault.DatabaseRole(l.Ctx, "refusedb", "undone", time.Hour, time.Hour))
 	require.NoError(t, l.Vault.DatabaseRole(l.Ctx, "refusedb", "never", time.Hour, time.Hour))
-	policy := `path "refusedb/creds/+" { capabilities = ["read"] }`
+	require.NoError(t, l.Vault.EnablePKI(l.Ctx, "refuse-pki", "web"))
+	policy := `path "refusedb/creds/+" { capabilities = ["read"] }
+path "refusedb/crds/+" { capabilities = ["read"] }
+path "refuse-pki/issue/+" { capabilities = ["update"] }`
 	for _, path := range []string{"app", "binary", "big", "nomad", "none"} {
 		policy += fmt.Sprintf("\npath %q { capabilities = [\"create\", \"read\", \"update\"] }", "refuse/data/"+path)
 	}

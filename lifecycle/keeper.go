@@ -98,7 +98,7 @@ func New(cfg Config) (*Keeper, error) {
 	}
 	k := &Keeper{
 		cfg:       cfg,
-		files:     privateFiles{taskdir.HardenPrivate, taskdir.ReadPrivate},
+		files:     privateFiles{taskdir.HardenPrivate, taskdir.ReadPrivate, taskdir.Identities},
 		random:    mathrand.Float64,
 		digestKey: make([]byte, 32),
 		room:      newRoom(cfg.StateDir),

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/crashpoint"
@@ -99,37 +97,14 @@ func (k *Keeper) identify(st Start, issuer *provider, namespace string) (*identi
 	case k.cfg.TokenFile != "":
 		return &identity{source: journal.FromNodeFile}, k.mayReadAsNode(issuer, st.Spec, namespace)
 	}
-	if others := identitiesElsewhere(st.Task.Dir); len(others) > 0 && jwt != "" {
-		return nil, secrets.Errorf(secrets.Invalid, "the task's identity is looked for at %s, and there is none; there is %s: give that identity block filepath = %q", jwt, strings.Join(others, ", "), jwt)
+	if elsewhere := k.identityElsewhere(st, jwt); elsewhere != "" {
+		return nil, secrets.Errorf(secrets.Invalid, "%s", elsewhere)
 	}
 	if st.Spec.IdentityFile != "" {
 		return nil, secrets.Errorf(secrets.Invalid, "identity_file %s is not in the task directory; %s", jwt, howToIdentify)
 	}
 	return nil, secrets.Errorf(secrets.Invalid, "%s", howToIdentify)
 }
-
-// maxElsewhere bounds what an error names of a directory that the task can write to.
-const maxElsewhere = 3
-
-// identitiesElsewhere are JWTs of Nomad's in a task's directory, where the job has put them or where they are without a
-// filepath. Only their names are looked at.
-func identitiesElsewhere(taskDir string) (found []string) {
-	for _, pattern := range []string{"private/*.jwt", "secrets/nomad_*.jwt"} {
-		all, err := filepath.Glob(filepath.Join(globEscape.Replace(taskDir), pattern))
-		if err != nil {
-			continue
-		}
-		for _, path := range all {
-			if len(found) < maxElsewhere {
-				found = append(found, strconv.Quote(filepath.Join(filepath.Base(filepath.Dir(path)), secrets.Cut(filepath.Base(path), 80))))
-			}
-		}
-	}
-	return found
-}
-
-// globEscape makes a directory's name stand for itself in a pattern.
-var globEscape = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
 
 // ours reports whether the tokens are our own, to be renewed and revoked.
 func (id *identity) ours() bool { return id.source == journal.FromIdentity }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -370,19 +371,41 @@ func TestNodeMayRead(t *testing.T) {
 
 // An identity that is not where it is looked for is named with the place where it is, and what to change.
 func TestIdentityElsewhere(t *testing.T) {
-	for file, want := range map[string]string{
-		"secrets/nomad_vault.jwt": `the task's identity is looked for at private/vault.jwt, and there is none; there is "secrets/nomad_vault.jwt": give that identity block filepath = "private/vault.jwt"`,
-		"private/other.jwt":       `there is "private/other.jwt"`,
-		"private/other":           "the task has no identity to read secrets with: add to it",
+	const set = `file = true and filepath = "private/vault.jwt"`
+	const give = ": give that identity block " + set
+	const ask = ": if that identity is for Vault, give its block " + set + "; if not, the task has no identity to read secrets with: add to it"
+	const none = "the task has no identity to read secrets with: add to it"
+	for name, tc := range map[string]struct{ file, audience, want string }{
+		"without a filepath":  {"secrets/nomad_vault.jwt", "vault.io", `the task's identity is looked for at private/vault.jwt, and there is none; there is "secrets/nomad_vault.jwt" (aud vault.io)` + give},
+		"in secrets":          {"secrets/vault.jwt", "our-vault", `there is "secrets/vault.jwt" (aud our-vault)` + give},
+		"in local":            {"local/vault.jwt", "ours", `there is "local/vault.jwt" (aud ours)` + give},
+		"at the top":          {"vault.jwt", "ours", `there is "vault.jwt" (aud ours)` + give},
+		"under any name":      {"private/token", "vault.io", `there is "private/token" (aud vault.io)` + give},
+		"for something else":  {"secrets/nomad_consul_default.jwt", "consul.io", `there is "secrets/nomad_consul_default.jwt" (aud consul.io)` + ask},
+		"for Nomad":           {"private/nomad.jwt", "nomadproject.io", none},
+		"in its environment":  {"NOMAD_TOKEN_app", "vault.io", "there is the variable NOMAD_TOKEN_app (aud vault.io)" + give},
+		"a variable's name":   {"NOMAD_TOKEN_vault", "ours", "there is the variable NOMAD_TOKEN_vault (aud ours)" + give},
+		"a variable, another": {"NOMAD_TOKEN_app", "ours", "there is the variable NOMAD_TOKEN_app (aud ours)" + ask},
+		"no JWT":              {"private/other.jwt", "", none},
 	} {
-		t.Run(file, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				withApp(w, "one")
 				w.remove("private/vault.jwt")
 				require.NoError(t, os.MkdirAll(filepath.Join(w.taskDir, "secrets"), 0o700))
-				w.write(file, "x")
-				_, err := w.keeper.Open(w.t.Context(), w.startOf(many{"app": app("")}), w.host)
-				require.ErrorContains(t, err, want)
+				jwt := "x"
+				if tc.audience != "" {
+					jwt = "h." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"aud":%q}`, tc.audience)) + ".s"
+				}
+				start := w.startOf(many{"app": app("")})
+				if strings.HasPrefix(tc.file, "NOMAD_") {
+					start.Env[tc.file] = jwt
+				} else {
+					w.write(tc.file, jwt)
+				}
+				_, err := w.keeper.Open(w.t.Context(), start, w.host)
+				require.ErrorContains(t, err, tc.want)
+				require.Equal(t, strings.HasPrefix(tc.want, none), strings.HasPrefix(err.Error(), none), err.Error())
 			})
 		})
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/lifecycle/limit"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
+	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/taskdir"
 )
 
 // world is a keeper with all around it, in a synctest bubble: time is the bubble's.
@@ -74,6 +75,7 @@ var testFiles = privateFiles{
 		}
 		return secrets.NewValue(b), err
 	},
+	find: func(dir string, _ ...int) []taskdir.Identity { return taskdir.Identities(dir, os.Getuid()) },
 }
 
 func (w *world) write(rel, content string) {

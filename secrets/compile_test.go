@@ -204,10 +204,11 @@ func TestCompileRefuses(t *testing.T) {
 		`secret "db": files: the directory "db" is a file of secret "a": file "db"`:                    {Secrets: map[string]*SecretConfig{"a": kv(func(s *SecretConfig) { s.Files = map[string]*FileConfig{"db": {Field: "f"}} }), "db": kv(func(s *SecretConfig) { s.AllFiles = true })}},
 
 		// Templates.
-		"secret \"db\": file \"x\": template line 2: function \"env\" is not available; templates have": withFile("x", &FileConfig{Template: "a\n{{ env \"VAULT_TOKEN\" }}"}),
-		`secret "db": file "x": template line 1: unclosed action`:                                       withFile("x", &FileConfig{Template: "{{ .a"}),
-		`secret "db": file "x": template line 1: unexpected EOF`:                                        withFile("x", &FileConfig{Template: "{{ if .a }}"}),
-		`secret "db": file "x": the template is longer than 1 MiB`:                                      withFile("x", &FileConfig{Template: strings.Repeat("x", 1<<20+1)}),
+		"secret \"db\": file \"x\": template line 2: function \"env\" is not available; templates have":                                          withFile("x", &FileConfig{Template: "a\n{{ env \"VAULT_TOKEN\" }}"}),
+		`secret "db": file "x": template line 1: bad character U+002D '-': a name with a dash in it goes by index: {{ index . "my-db" "user" }}`: withFile("x", &FileConfig{Template: "{{ .my-db.user }}"}),
+		`secret "db": file "x": template line 1: unclosed action`:                                                                                withFile("x", &FileConfig{Template: "{{ .a"}),
+		`secret "db": file "x": template line 1: unexpected EOF`:                                                                                 withFile("x", &FileConfig{Template: "{{ if .a }}"}),
+		`secret "db": file "x": the template is longer than 1 MiB`:                                                                               withFile("x", &FileConfig{Template: strings.Repeat("x", 1<<20+1)}),
 	} {
 		t.Run(want, func(t *testing.T) {
 			_, err := Compile(c)

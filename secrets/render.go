@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -146,7 +147,7 @@ func (r *renderer) named(s Secret, fields Fields) {
 		r.file(fmt.Sprintf("%s: file %q", place, f.Path), f, func() (Value, error) {
 			if f.Template != "" {
 				v, err := withNames(func() ([]string, int) { return fields.firstNames(), fields.Len() })(r.templates.render(f.Template, fields.Map))
-				if KindOf(err) == NotFound && strings.Contains(f.Template, "."+s.Name+".") {
+				if byOwnName(err, f.Template, s.Name) {
 					err = fmt.Errorf("%w; in a secret's own file fields go without the secret's name", err)
 				}
 				return v, err
@@ -161,6 +162,15 @@ func (r *renderer) named(s Secret, fields Fields) {
 			return v, nil
 		})
 	}
+}
+
+// byOwnName reports whether err is of a template that looks for the secret's name among its fields.
+func byOwnName(err error, template, name string) bool {
+	if missing, ok := errors.AsType[noKeyError](err); ok {
+		return string(missing) == name
+	}
+	// index does not tell what it misses.
+	return errors.Is(err, errTemplateKey) && (strings.Contains(template, strconv.Quote(name)) || strings.Contains(template, "`"+name+"`"))
 }
 
 // every delivers all fields, where the job asks for that. unset are the variables that are not set, since

@@ -317,8 +317,16 @@ func parseError(err error) error {
 	if f := noFunction.FindStringSubmatch(m[2]); f != nil {
 		return fmt.Errorf("template line %s: function %q is not available; templates have those that docs/templates.md lists", m[1], f[1])
 	}
+	if strings.HasPrefix(m[2], "bad character U+002D") { // text/template takes the dash of {{ .my-db.user }} for none of a name
+		return fmt.Errorf("template line %s: %s: a name with a dash in it goes by index: {{ index . \"my-db\" \"user\" }}", m[1], m[2])
+	}
 	return fmt.Errorf("template line %s: %s", m[1], m[2])
 }
+
+// noKeyError is of a key that is not among a template's data.
+type noKeyError string
+
+func (e noKeyError) Error() string { return fmt.Sprintf("no field %q", string(e)) }
 
 // execError keeps of an execution's error what cannot hold data: the line, the action's text in the
 // job, and the reason only where it is one of our own or made of the job's own text. Most reasons of
@@ -338,10 +346,10 @@ func execError(err error) error {
 		return Errorf(kind, "template: it cannot be rendered (the reason is not shown: it might quote a secret)")
 	}
 	line, action, detail := m[1], m[2], m[3]
-	reason := "this cannot be done with the values there are (the reason is not shown: it might quote a secret)"
+	reason := errors.New("this cannot be done with the values there are (the reason is not shown: it might quote a secret)")
 	own := ownReason(err)
 	if own != nil {
-		reason = own.Error()
+		reason = own
 		if errors.Is(own, errTemplateKey) {
 			kind = NotFound
 		}
@@ -351,9 +359,9 @@ func execError(err error) error {
 		if err != nil {
 			name = key[1]
 		}
-		reason = fmt.Sprintf("no field %q", name)
+		reason = noKeyError(name)
 	} else if call := failedCall.FindStringSubmatch(detail); call != nil {
-		reason = call[1] + " failed (the reason is not shown: it might quote a secret)"
+		reason = errors.New(call[1] + " failed (the reason is not shown: it might quote a secret)")
 	}
 	if strings.HasPrefix(action, "<_") {
 		action = ""
@@ -361,9 +369,9 @@ func execError(err error) error {
 		action = " " + shorten(smallCall.ReplaceAllString(action, "$1"))
 	}
 	if IsLimit(own) {
-		return Limitf("template line %s%s: %s", line, action, reason)
+		return Limitf("template line %s%s: %v", line, action, reason)
 	}
-	return Errorf(kind, "template line %s%s: %s", line, action, reason)
+	return Errorf(kind, "template line %s%s: %w", line, action, reason)
 }
 
 // shorten keeps an action's text, which may go on for lines, from filling an event.

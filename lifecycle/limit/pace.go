@@ -269,7 +269,11 @@ func (p *pace) sent(now time.Time, r float64) {
 // urgentGap is between two requests that are urgent while the server is away, has too much to do, or wants fewer. It is never longer
 // than the gap of their rate: the server may answer for a moment of that length.
 func (p *pace) urgentGap(r float64) time.Duration {
-	return gapOf(p.slowed(max(p.rate, p.full/urgentShare)), r/2)
+	rate := max(p.rate, p.full/urgentShare)
+	if p.overloaded {
+		rate = p.slowed(rate)
+	}
+	return gapOf(rate, r/2)
 }
 
 // gapOf is between half and one and a half of the gap that a rate makes.

@@ -1,6 +1,7 @@
 package nomadvar
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -178,4 +179,14 @@ func TestIdentify(t *testing.T) {
 	_, err = Identify(DefaultFile, task)
 	must.EqOp(t, secrets.Invalid, secrets.KindOf(err), must.Sprint("it is not the variable that is missing"))
 	must.ErrorContains(t, err, `task "web" has no identity to read Nomad Variables with: add to the task  identity { file = true  filepath = "private/nomad.jwt" }`)
+
+	jwt := func(audience string) string {
+		return "h." + base64.RawURLEncoding.EncodeToString([]byte(`{"aud":"`+audience+`"}`)) + ".s"
+	}
+	write("vault.jwt", jwt("vault.io"))
+	_, err = Identify(DefaultFile, task)
+	must.ErrorContains(t, err, "with: add to the task")
+	write("private/other.jwt", jwt(Audience))
+	_, err = Identify(DefaultFile, task)
+	must.ErrorContains(t, err, `task "web" has no identity to read Nomad Variables with at private/nomad.jwt: there is one at "private/other.jwt": give its identity block filepath = "private/nomad.jwt"`)
 }

@@ -1,6 +1,8 @@
 package nomadvar
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
@@ -15,6 +17,8 @@ const (
 	TokenEnv = "NOMAD_TOKEN"
 	// DefaultFile is where the plugin looks first, and where no container sees the file.
 	DefaultFile = "private/nomad.jwt"
+	// Audience is of a task's default identity, which is for Nomad alone.
+	Audience = "nomadproject.io"
 )
 
 // Identity is what a task asks Nomad with.
@@ -39,5 +43,12 @@ func Identify(file string, task secrets.Task) (Identity, error) {
 	if !task.Token.IsEmpty() {
 		return Identity{Token: task.Token, Source: TokenEnv}, nil
 	}
-	return Identity{}, secrets.Errorf(secrets.Invalid, "task %q has no identity to read Nomad Variables with: add to the task  identity { file = true  filepath = %q }", task.Name, strings.TrimPrefix(file, "./"))
+	at := strings.TrimPrefix(file, "./")
+	missing := fmt.Sprintf("task %q has no identity to read Nomad Variables with", task.Name)
+	for _, id := range taskdir.Identities(task.Dir, task.UID) {
+		if slices.Contains(id.Audience, Audience) {
+			return Identity{}, secrets.Errorf(secrets.Invalid, "%s at %s: there is one at %q: give its identity block filepath = %q", missing, at, secrets.Cut(id.File, 80), at)
+		}
+	}
+	return Identity{}, secrets.Errorf(secrets.Invalid, "%s: add to the task  identity { file = true  filepath = %q }", missing, at)
 }

@@ -73,7 +73,7 @@ func (e request) refusal(r reply) error {
 		}
 		return secrets.Errorf(kind, "%s: %s%s", e.where(), said, e.withHint(e.policy()))
 	case secrets.NotFound:
-		return secrets.Errorf(kind, "%s: %s%s", e.where(), e.missing(r, said), e.withHint(e.hint))
+		return secrets.Errorf(kind, "%s: %s%s", e.where(), e.missing(r, said), e.withHint(e.hint)+e.withHint(e.mistyped()))
 	case secrets.Outage:
 		if r.status == http.StatusServiceUnavailable && said == "" {
 			said = "sealed, or in maintenance"
@@ -84,7 +84,11 @@ func (e request) refusal(r reply) error {
 			OfServer: r.status == http.StatusServiceUnavailable, Limited: r.status == http.StatusTooManyRequests, RetryAfter: r.retryAfter,
 		}
 	default:
-		err := &secrets.Error{Kind: kind, Err: fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), e.withHint(e.hint))}
+		hint := e.withHint(e.hint)
+		if r.status == http.StatusMethodNotAllowed {
+			hint += e.withHint(e.mistyped())
+		}
+		err := &secrets.Error{Kind: kind, Err: fmt.Errorf("%s: the server answers %s%s", e.where(), status(r.status, said), hint)}
 		switch {
 		case e.mount.typ == "aws" && awsAway.MatchString(said):
 			err.Kind, err.Elsewhere = secrets.Outage, true
@@ -127,22 +131,41 @@ func (e request) policy() string {
 		return e.hint
 	}
 	// To grant a path that nothing is at would not help.
-	typo := ""
-	if first, _, _ := strings.Cut(e.path, "/"); !secrets.IsServersOwn(first) {
-		if typo = mistyped(e.mount, e.path, e.capabilities != `"read"`); typo != "" {
-			typo += " If not, "
+	before, capabilities := "", e.capabilities
+	if typo := e.mistyped(); typo != "" {
+		before = typo + " If not, "
+		if !e.mount.known() && e.mount.unseen.instead == "" && lacksParams(e.path, e.writes()) {
+			before, capabilities = typo+" With them ", `"update"`
 		}
+	} else if e.mount.unseen.listed {
+		before = "this token sees no secrets engine there. If there is one, "
 	}
-	text := typo + "a policy of the task's token needs: " + e.stanza(e.path)
+	text := before + "a policy of the task's token needs: " + pathStanza(e.path, capabilities)
 	// Without any right on a mount its type is unknown: on KV version 2 the path is another.
-	if first, rest, ok := strings.Cut(e.path, "/"); ok && !e.mount.known() && e.capabilities == `"read"` && !strings.HasPrefix(rest, "data/") {
-		text += " (if " + first + "/ is a KV version 2: " + e.stanza(first+"/data/"+rest) + ")"
+	first, rest, ok := strings.Cut(e.path, "/")
+	if ok && !e.mount.known() && !e.writes() && !strings.HasPrefix(rest, "data/") && !(e.mount.unseen.instead != "" && givesCredentials(e.path)) {
+		text += " (if " + first + "/ is a KV version 2: " + pathStanza(first+"/data/"+rest, e.capabilities) + ")"
 	}
 	return text
 }
 
-func (e request) stanza(path string) string {
-	return fmt.Sprintf("path %q { capabilities = [%s] }", path, e.capabilities)
+// writes reports whether the request is one with params.
+func (e request) writes() bool { return e.capabilities != `"read"` }
+
+// mistyped says what the path of a secret is likely meant to be; empty: nothing is wrong with it, or it is no secret's.
+func (e request) mistyped() string {
+	first, _, _ := strings.Cut(e.path, "/")
+	switch {
+	case e.capabilities == "", secrets.IsServersOwn(first):
+		return ""
+	case e.mount.unseen.instead != "":
+		return e.mount.unseen.describe(e.path)
+	}
+	return mistyped(e.mount, e.path, e.writes())
+}
+
+func pathStanza(path, capabilities string) string {
+	return fmt.Sprintf("path %q { capabilities = [%s] }", path, capabilities)
 }
 
 // backend says what to look at when a server that is up fails to make a credential: what its engine

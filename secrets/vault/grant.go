@@ -1,11 +1,8 @@
 package vault
 
 import (
-	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/agext/levenshtein"
 
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
@@ -60,7 +57,12 @@ func lends(m mount, path string) bool {
 	case !listed: // an engine of which no more is known than that it is no KV
 		dirs = []string{"creds/", "sts/"}
 	}
-	return roleBelow(rel, dirs) != "" || slices.ContainsFunc(leasedEnds[m.typ], func(p dirAndEnd) bool {
+	return roleBelow(rel, dirs) != "" || endsLeased(m.typ, rel)
+}
+
+// endsLeased reports whether rel, a path on a mount, is one of leasedEnds.
+func endsLeased(engine, rel string) bool {
+	return slices.ContainsFunc(leasedEnds[engine], func(p dirAndEnd) bool {
 		role, below := strings.CutPrefix(rel, p.dir)
 		role, ends := strings.CutSuffix(role, p.end)
 		return below && ends && role != ""
@@ -112,48 +114,4 @@ func GuessMount(req secrets.Request) Mount {
 		m.Type, m.V2 = "kv", true
 	}
 	return m
-}
-
-// Mistyped says what a path is likely meant to be, going by its mount or, where that is the zero Mount, by the path alone;
-// empty: nothing is wrong with it.
-func Mistyped(req secrets.Request, on Mount) string {
-	return mistyped(mount{path: on.Path, typ: on.Type, v2: on.V2}, req.Path, req.Params != nil)
-}
-
-// mistyped is Mistyped with what is known of the mount.
-func mistyped(m mount, path string, write bool) string {
-	rel := strings.TrimPrefix(path, m.path)
-	if !m.known() {
-		_, rel, _ = strings.Cut(path, "/")
-	}
-	dir, role, below := strings.Cut(rel, "/")
-	if m.known() {
-		dirs := slices.Concat(credentialDirs(m.typ), parameterPaths[m.typ])
-		if len(credentialDirs(m.typ)) == 0 || roleBelow(rel, dirs) != "" {
-			return ""
-		}
-		return fmt.Sprintf("the engine %q has credentials at %s: is %q mistyped?", m.typ, strings.Join(dirs, " and "), rel)
-	}
-	if first, _, _ := strings.Cut(path, "/"); !below || role == "" || strings.Contains(role, "/") || slices.Contains(kvNames, first) {
-		return ""
-	}
-	if !write && (dir == "issue" || dir == "sign") {
-		return fmt.Sprintf("%s/ of a pki or ssh engine takes parameters: give the secret params", dir)
-	}
-	for _, name := range slices.Concat(credentialNames, []string{"issue", "sign"}) {
-		if dir == name {
-			return ""
-		}
-	}
-	for _, name := range []string{"creds", "static-creds", "issue"} {
-		if levenshtein.Distance(dir, name, nil) == 1 || sameLetters(dir, name) {
-			return fmt.Sprintf("engines that make credentials have them at creds/ and static-creds/, certificates are at issue/: is %q mistyped for %q?", dir+"/", name+"/")
-		}
-	}
-	return ""
-}
-
-// sameLetters reports whether two names are one with letters exchanged.
-func sameLetters(a, b string) bool {
-	return slices.Equal(slices.Sorted(slices.Values([]byte(a))), slices.Sorted(slices.Values([]byte(b))))
 }

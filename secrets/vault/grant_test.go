@@ -61,54 +61,6 @@ func TestGuessMount(t *testing.T) {
 	must.Eq(t, Mount{"cubbyhole/", "cubbyhole", false}, GuessMount(secrets.Request{Path: "cubbyhole/a"}))
 }
 
-// A path of an engine that has nothing there is said to be mistyped, by the engine or by its looks.
-func TestMistyped(t *testing.T) {
-	database, kv := Mount{"database/", "database", false}, Mount{"secret/", "kv", true}
-	for _, tc := range []struct {
-		path  string
-		write bool
-		m     Mount
-		want  string
-	}{
-		{"database/cred/app", false, database, `the engine "database" has credentials at creds/ and static-creds/: is "cred/app" mistyped?`},
-		{"database/app", false, database, `is "app" mistyped?`},
-		{"database/creds/app", false, database, ""},
-		{"database/static-creds/app", false, database, ""},
-		{"secret/cred/app", false, kv, ""},
-		{"database/cred/app", false, Mount{}, `is "cred/" mistyped for "creds/"?`},
-		{"database/static_creds/app", false, Mount{}, `is "static_creds/" mistyped for "static-creds/"?`},
-		{"pki/isue/web", true, Mount{}, `is "isue/" mistyped for "issue/"?`},
-		{"pki/issue/web", false, Mount{}, "issue/ of a pki or ssh engine takes parameters"},
-		{"pki/issue/web", true, Mount{}, ""},
-		{"secret/app-1", false, Mount{}, ""},
-		{"secret/app/db", false, Mount{}, ""},
-		{"secret/cred/db", false, Mount{}, ""},
-		{"team/users/db", false, Mount{}, ""},
-		{"db/cerds/app", false, Mount{}, `is "cerds/" mistyped for "creds/"?`},
-		{"secret/data/app", false, Mount{}, ""},
-		{"secret/teams/a/b", false, Mount{}, ""},
-	} {
-		req := secrets.Request{Path: tc.path}
-		if tc.write {
-			req.Params = map[string]string{}
-		}
-		if got := Mistyped(req, tc.m); tc.want == "" {
-			must.EqOp(t, "", got, must.Sprint(tc.path))
-		} else {
-			must.StrContains(t, got, tc.want)
-		}
-	}
-}
-
-// A refusal does not ask to grant a path that is likely mistyped, and nothing else.
-func TestRefusalOfMistypedPath(t *testing.T) {
-	e := request{operation: "read database/cred/app", path: "database/cred/app", capabilities: `"read"`, mount: mount{path: "database/", typ: "database"}}
-	must.EqOp(t, `read database/cred/app: permission denied; the engine "database" has credentials at creds/ and static-creds/: is "cred/app" mistyped? If not, a policy of the task's token needs: path "database/cred/app" { capabilities = ["read"] }`,
-		e.refusal(reply{status: 403}).Error())
-	renew := request{operation: "renew", path: "sys/leases/renew", capabilities: `"update"`}
-	must.EqOp(t, `renew: permission denied; a policy of the task's token needs: path "sys/leases/renew" { capabilities = ["update"] }`, renew.refusal(reply{status: 403}).Error())
-}
-
 // What is asked about paths on a real server.
 func TestInspect(t *testing.T) {
 	s := startVault(t)

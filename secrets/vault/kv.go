@@ -29,6 +29,11 @@ func (v *Client) Read(ctx context.Context, tok secrets.Token, req secrets.Reques
 		return secrets.Answer{}, err
 	}
 	c, err := route(tok, req, m, refused)
+	// What the operator's own token sees elsewhere is not for a job's events.
+	if refused && !req.Mounted && secrets.KindOf(err) == secrets.Refused {
+		m.unseen = v.lookForMount(ctx, tok, req.Namespace, path)
+		_, err = route(tok, req, m, refused)
+	}
 	if err != nil {
 		return secrets.Answer{}, err
 	}
@@ -63,6 +68,9 @@ func (v *Client) Read(ctx context.Context, tok secrets.Token, req secrets.Reques
 		}
 	}
 	if !r.ok() {
+		if !m.known() && (r.status == http.StatusForbidden || r.status == http.StatusNotFound) {
+			c.mount.unseen = v.lookForMount(ctx, tok, req.Namespace, path)
+		}
 		return secrets.Answer{}, c.refusal(r)
 	}
 	if r, err = v.unwrap(ctx, c.request, r); err != nil {

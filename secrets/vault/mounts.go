@@ -17,6 +17,8 @@ type mount struct {
 	typ  string
 	v2   bool // KV version 2
 	at   time.Time
+
+	unseen unseen // of the zero mount, once a request was refused for it
 }
 
 func (m mount) known() bool { return m.typ != "" }

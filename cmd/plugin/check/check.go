@@ -166,6 +166,7 @@ func (s *subject) identity() string {
 	}
 	want := taskconfig.Below(cmp.Or(ours.IdentityFile, s.options.JWTFile))
 	var elsewhere []string
+	fits := false // one of them is for Vault, by its name or audience
 	for _, id := range append(slices.Clone(s.Identities), s.Identity) {
 		if id == nil {
 			continue
@@ -178,18 +179,31 @@ func (s *subject) identity() string {
 			}
 			return fmt.Sprintf("identity %q, role %s", id.Name, role)
 		}
+		fits = fits || strings.Contains(strings.ToLower(id.Name+" "+strings.Join(id.Audience, " ")), "vault")
 		elsewhere = append(elsewhere, fmt.Sprintf("%q is written to %s", id.Name, cmp.Or(at, "nowhere: file is not true")))
 	}
 	switch {
 	case s.options.NodeToken:
 		s.nodeToken()
 		return "the node's token"
+	case fits:
+		s.errorf([]string{"identity"}, "%s: set file = true and filepath = %q", lookedFor(want, elsewhere), want)
 	case len(elsewhere) > 0:
-		s.errorf([]string{"identity"}, "the driver looks for the task's identity at %s, and no identity block has that filepath (identity %s): set file = true and filepath = %q", want, strings.Join(elsewhere, ", "), want)
+		s.errorf([]string{"identity"}, "%s: if one of them is for Vault, set file = true and filepath = %q in it; if not, %s", lookedFor(want, elsewhere), want, addIdentity(want))
 	default:
-		s.errorf(nil, "the task has no identity to read secrets with: add identity { name = \"vault\", aud = [\"vault.io\"], ttl = \"1h\", file = true, filepath = %q }, or a vault block", want)
+		s.errorf(nil, "the task has no identity to read secrets with: %s", addIdentity(want))
 	}
 	return ""
+}
+
+// lookedFor says that no identity is where the driver looks, and where they are.
+func lookedFor(want string, elsewhere []string) string {
+	return fmt.Sprintf("the driver looks for the task's identity at %s, and no identity block has that filepath (identity %s)", want, strings.Join(elsewhere, ", "))
+}
+
+// addIdentity is what a task without an identity for Vault is to have.
+func addIdentity(want string) string {
+	return fmt.Sprintf(`add identity { name = "vault", aud = ["vault.io"], ttl = "1h", file = true, filepath = %q }, or a vault block`, want)
 }
 
 // nodeToken is about what the node's token is not for.

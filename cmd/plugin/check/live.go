@@ -13,6 +13,7 @@ import (
 type Server interface {
 	MountOf(ctx context.Context, tok secrets.Token, namespace, path string) (vault.Mount, bool, error)
 	Capabilities(ctx context.Context, tok secrets.Token, namespace string, paths []string) (map[string][]string, error)
+	SeenInstead(ctx context.Context, tok secrets.Token, namespace, path string) string
 	Whose(ctx context.Context, tok secrets.Token) (string, error)
 }
 
@@ -50,7 +51,11 @@ func (s *subject) live(ctx context.Context, server Server, tok secrets.Token, re
 		return err
 	}
 	if !known {
-		s.warnf(steps, "secret %q: path %q: no engine is mounted there, or this token has no right on it", row.Name, req.Path)
+		hint := server.SeenInstead(ctx, tok, req.Namespace, req.Path)
+		if hint == "" {
+			hint = "no engine is mounted there, or this token has no right on it"
+		}
+		s.warnf(steps, "secret %q: path %q: %s", row.Name, req.Path, hint)
 		return nil
 	}
 	if row.Mount = m.Type; m.V2 {

@@ -17,13 +17,19 @@ import (
 type fakeServer struct {
 	mounts map[string]vault.Mount
 	rights map[string][]string
-	err    error
+	// instead is what is said of paths on no mount.
+	instead map[string]string
+	err     error
 }
 
 func (f fakeServer) MountOf(_ context.Context, _ secrets.Token, _, path string) (vault.Mount, bool, error) {
 	first, _, _ := strings.Cut(path, "/")
 	m, ok := f.mounts[first]
 	return m, ok, f.err
+}
+
+func (f fakeServer) SeenInstead(_ context.Context, _ secrets.Token, _, path string) string {
+	return f.instead[path]
 }
 
 func (f fakeServer) Capabilities(_ context.Context, _ secrets.Token, _ string, paths []string) (map[string][]string, error) {
@@ -70,6 +76,10 @@ const liveJob = `job "web" {
           path  = "none/app"
           files = true
         }
+        secret "mount" {
+          path  = "databse/creds/app"
+          files = true
+        }
         secret "later" {
           path  = "secret/${meta.x}"
           files = true
@@ -83,8 +93,9 @@ const liveJob = `job "web" {
 // Live tells of each path what it is and whether this token may use it, and whose token that is.
 func TestLive(t *testing.T) {
 	server := fakeServer{
-		mounts: map[string]vault.Mount{"secret": {Path: "secret/", Type: "kv", V2: true}, "database": {Path: "database/", Type: "database"}},
-		rights: map[string][]string{"secret/data/app": {"list", "read"}, "database/creds/app": {"read"}, "database/role/app": {"deny"}},
+		mounts:  map[string]vault.Mount{"secret": {Path: "secret/", Type: "kv", V2: true}, "database": {Path: "database/", Type: "database"}},
+		rights:  map[string][]string{"secret/data/app": {"list", "read"}, "database/creds/app": {"read"}, "database/role/app": {"deny"}},
+		instead: map[string]string{"databse/creds/app": `is it mistyped for "database/"?`},
 	}
 	file, problems := jobfile.Parse("job", []byte(liveJob), jobfile.Options{})
 	must.SliceEmpty(t, problems)
@@ -102,6 +113,7 @@ func TestLive(t *testing.T) {
 		`job:23: warning: secret "typo": this token may not read database/role/app (it has: deny)`,
 		"job:27: error: secret \"written\": write secret/written: `params` would overwrite the secret: secret/ is a kv mount; leave them out to read it",
 		`job:32: warning: secret "away": path "none/app": no engine is mounted there, or this token has no right on it`,
+		`job:36: warning: secret "mount": path "databse/creds/app": is it mistyped for "database/"?`,
 	}, found)
 	var out strings.Builder
 	must.NoError(t, r.Print(&out, Style{}))

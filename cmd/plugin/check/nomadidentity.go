@@ -3,6 +3,8 @@ package check
 import (
 	"slices"
 
+	"github.com/hashicorp/nomad/api"
+
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/cmd/plugin/taskconfig"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets/nomadvar"
@@ -17,15 +19,18 @@ func (s *subject) nomadIdentity() string {
 	if !variables {
 		return ""
 	}
-	written := map[string]bool{}
+	written, elsewhere := map[string]bool{}, ""
 	for _, id := range append(slices.Clone(s.Identities), s.Identity) {
 		if id == nil {
 			continue
 		}
 		if at := taskconfig.WrittenTo(id); at != "" {
 			written[at] = true
+			if isDefault(id) {
+				elsewhere = at
+			}
 		}
-		if id.Env && (id.Name == "" || id.Name == "default") {
+		if id.Env && isDefault(id) {
 			written[nomadvar.TokenEnv] = true
 		}
 	}
@@ -38,10 +43,16 @@ func (s *subject) nomadIdentity() string {
 		}
 	}
 	const add = `identity { file = true, filepath = "` + nomadvar.DefaultFile + `" }`
-	if len(written) > 0 { // one may be where the operator says
+	switch {
+	case elsewhere != "":
+		s.warnf([]string{"identity"}, "the task's default identity is written to %s, and Nomad Variables are read with one at %s, unless the plugins' nomad { file } says where: set filepath = %q", elsewhere, nomadvar.DefaultFile, nomadvar.DefaultFile)
+	case len(written) > 0: // one may be where the operator says
 		s.warnf([]string{"identity"}, "no identity block of the task's has one to read Nomad Variables with, unless the plugins' nomad { file } says where: add %s", add)
-	} else {
+	default:
 		s.errorf(nil, "the task has no identity to read Nomad Variables with: add %s", add)
 	}
 	return ""
 }
+
+// isDefault reports whether an identity is the one that Nomad accepts as the task's own.
+func isDefault(id *api.WorkloadIdentity) bool { return id.Name == "" || id.Name == "default" }

@@ -11,6 +11,11 @@ import (
 // only the server knows.
 func (s *subject) templates() {
 	ours := s.config.Ours
+	type finding struct {
+		path, name string
+		always     bool
+	}
+	said := map[finding]bool{}
 	for _, path := range slices.Sorted(maps.Keys(ours.Files)) {
 		if s.config.Unknown("file", path, "template") {
 			continue
@@ -20,6 +25,11 @@ func (s *subject) templates() {
 			if _, ok := ours.Secrets[use.fields[0]]; ok || ours.FromPolicies != "" && ours.FromPolicies != "off" || s.config.Unknown("from_policies") {
 				continue
 			}
+			f := finding{path, use.fields[0], use.always}
+			if said[f] {
+				continue
+			}
+			said[f] = true
 			steps := in("file", path, "template")
 			if use.always {
 				s.errorf(steps, "file %q: template: there is no secret %q: here secrets go by their name, {{ .NAME.field }}", path, use.fields[0])
@@ -32,9 +42,16 @@ func (s *subject) templates() {
 		for path, f := range c.Files {
 			uses, _ := usesOf(f.Template)
 			for _, use := range uses {
-				if use.fields[0] == name && len(use.fields) > 1 {
+				if use.fields[0] != name {
+					continue
+				}
+				switch {
+				case len(use.fields) > 1:
 					s.warnf(in("secret", name, "file", path, "template"), "secret %q: file %q: template: .%s.%s is a field %q of the secret: in a secret's own file fields go without its name, {{ .%s }}",
 						name, path, name, use.fields[1], name, use.fields[1])
+				case use.entered:
+					s.warnf(in("secret", name, "file", path, "template"), "secret %q: file %q: template: with .%s enters a field %q of the secret: in a secret's own file fields go without its name; leave the with out",
+						name, path, name, name)
 				}
 			}
 		}
@@ -45,6 +62,8 @@ func (s *subject) templates() {
 type use struct {
 	fields []string
 	always bool // it is looked up whatever the data is
+	// entered: a with makes it the data of its body.
+	entered bool
 }
 
 // usesOf reads a template, as far as it can be read. whole: it hands on all of its data, or looks in it for what it works out, so that it
@@ -99,6 +118,7 @@ func (w *useWalk) list(l *parse.ListNode, in scope) {
 		case *parse.WithNode:
 			w.passed(n.Pipe, in)
 			w.branch(n.List, n.ElseList, in, in.data(n.Pipe))
+			w.enter(n, in)
 		case *parse.RangeNode:
 			w.pipe(n.Pipe, in)
 			w.branch(n.List, n.ElseList, in, false)
@@ -109,6 +129,34 @@ func (w *useWalk) list(l *parse.ListNode, in scope) {
 			}
 		}
 	}
+}
+
+// enter notes that a with makes what the template starts from its data the data of its body, and a field of it is used there.
+func (w *useWalk) enter(n *parse.WithNode, in scope) {
+	if len(n.Pipe.Cmds) != 1 || len(n.Pipe.Cmds[0].Args) != 1 {
+		return
+	}
+	fields := in.fields(n.Pipe.Cmds[0].Args[0])
+	inside := &useWalk{defined: w.defined, walked: map[call]bool{}, found: map[string]int{}}
+	inside.list(n.List, scope{dot: true})
+	if i, ok := w.found[fmt.Sprintf("%q", fields)]; ok && len(inside.uses) > 0 {
+		w.uses[i].entered = true
+	}
+}
+
+// fields are those that a node starts from the template's data.
+func (in scope) fields(n parse.Node) []string {
+	switch n := n.(type) {
+	case *parse.FieldNode:
+		if in.dot {
+			return n.Ident
+		}
+	case *parse.VariableNode:
+		if in.dollar && n.Ident[0] == "$" {
+			return n.Ident[1:]
+		}
+	}
+	return nil
 }
 
 // branch walks what is done if a value is true, where inner says whether "." is the data, and what is done if not.
@@ -168,10 +216,13 @@ func (w *useWalk) pipe(p *parse.PipeNode, in scope) {
 
 // index is a use by Go's function of this name: of the data, by keys that are written out.
 func (w *useWalk) index(args []parse.Node, in scope) {
-	if len(args) == 0 || !in.data(args[0]) {
+	if len(args) == 0 {
 		return
 	}
-	var fields []string
+	fields := slices.Clone(in.fields(args[0]))
+	if len(fields) == 0 && !in.data(args[0]) {
+		return
+	}
 	for _, arg := range args[1:] {
 		key, ok := arg.(*parse.StringNode)
 		if !ok {

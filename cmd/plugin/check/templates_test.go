@@ -21,7 +21,7 @@ func TestUsesOf(t *testing.T) {
 		`{{ printf "%s" (index (.) "my-db" "x") }}`:                              {"!my-db.x"},
 		`{{ index . $key "x" }}`:                                                 nil, // no such variable
 		`{{ $key := "a" }}{{ index . $key "x" }}`:                                {"*"},
-		`{{ index .a "x" }}`:                                                     {"!a"},
+		`{{ index .a "x" }}`:                                                     {"!a", "!a.x"},
 		`{{ (.).a.x }}`:                                                          {"!a.x"},
 		`{{ . }}`:                                                                {"*"},
 		`{{ toJSON $ }}{{ .a.x }}`:                                               {"!a.x", "*"},

@@ -179,6 +179,13 @@ func (p *planner) secret(ctx context.Context, r *Role, c *taskconfig.Config, sec
 	if err != nil {
 		return err
 	}
+	known := m
+	if guessed {
+		known = vault.Mount{}
+	}
+	if hint := vault.Mistyped(sec.Request, known); hint != "" {
+		r.note("Look at secret %q: path %q: %s", sec.Name, sec.Request.Path, hint)
+	}
 	for _, need := range needs {
 		if err := plain("the path", need.Path); err != nil {
 			return err

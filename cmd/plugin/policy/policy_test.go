@@ -371,6 +371,23 @@ func TestMounts(t *testing.T) {
 	must.StrContains(t, of("team/kv/a", server).Note, "the policy names team/kv/a as the API does")
 }
 
+// A path that is likely mistyped is granted as it is written, and the policy says so: by what is known of the mount, or by the path.
+func TestMistypedPath(t *testing.T) {
+	of := func(path string, o Options) Role {
+		src := strings.Replace(several, `path = "database/creds/app"`, `path = "`+path+`"`, 1)
+		plan, err := Of(t.Context(), parse(t, "job", []byte(src)), o)
+		must.NoError(t, err)
+		return plan.Roles[0]
+	}
+	const note = `Look at secret "db": path "database/cred/app": the engine "database" has credentials at creds/ and static-creds/: is "cred/app" mistyped?`
+	known := of("database/cred/app", options())
+	must.SliceContains(t, known.Notes, note)
+	must.StrContains(t, known.Policy(), "# "+note)
+	guessed := of("db/cred/app", options())
+	must.StrContains(t, strings.Join(guessed.Notes, " "), `Look at secret "db": path "db/cred/app": engines that make credentials`)
+	must.StrNotContains(t, strings.Join(of("database/creds/app", options()).Notes, " "), "Look at secret")
+}
+
 // What a start would refuse has no policy.
 func TestBrokenJob(t *testing.T) {
 	_, err := Of(t.Context(), parse(t, "job", []byte(strings.Replace(several, `path = "database/creds/app"`, `path = "sys/x"`, 1))), options())
