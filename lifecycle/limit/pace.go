@@ -204,7 +204,8 @@ func (p *pace) answer(now time.Time) {
 	if soon := now.Add(gapOf(p.full, 0)); p.away && p.nextUrgent.After(soon) {
 		p.nextUrgent = soon
 	}
-	p.back = p.back || p.away
+	silent := p.overloaded && now.Sub(p.answered) > recentAge // it was waited for in vain
+	p.back = p.back || p.away || silent
 	p.misses, p.away, p.answered = 0, false, now
 }
 

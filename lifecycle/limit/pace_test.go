@@ -263,6 +263,7 @@ func TestPaceLive(t *testing.T) {
 		want   int // looks in two seconds
 	}{
 		{"back", Answer{Result: Unavailable}, Answer{Took: 5 * time.Millisecond, Own: true}, 40},
+		{"back after it was waited for in vain", Answer{Result: Overdue, Took: 10 * time.Second, Own: true}, Answer{Took: 5 * time.Millisecond, Own: true}, 40},
 		{"back with too much to do", Answer{Result: Unavailable}, Answer{Took: time.Second, Own: true}, 4},
 		{"back with a limit", Answer{Result: Unavailable}, Answer{Result: Limited}, 4},
 		{"too much to do", Answer{Own: true}, Answer{Took: 3 * time.Second, Own: true}, 1},

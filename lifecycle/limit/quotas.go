@@ -35,7 +35,7 @@ type quota struct {
 
 // heard takes in an answer, and reports whether it is to count for the server as a whole.
 func (q *quotas) heard(now time.Time, a Answer, r float64) bool {
-	if a.Tenant == (Tenant{}) || a.Result == Unavailable {
+	if a.Tenant == (Tenant{}) || a.Result == Unavailable || a.Result == Overdue {
 		return true
 	}
 	t := q.tenants[a.Tenant]
