@@ -52,8 +52,8 @@ var refusals = []refusal{
 	}`, says: []string{`secret "web": write refuse-pki/isue/web: permission denied; the engine "pki" has credentials at issue/ and sign/: is "isue/web" mistyped? If not, a policy`}},
 	{name: "issue-without-params", asks: true, config: `secret "web" { path = "refuse-pki/issue/web" }`,
 		says: []string{`secret "web": read refuse-pki/issue/web: not sent`, "give the secret `params`"}},
-	{name: "issue-without-params-unseen", asks: true, config: `secret "web" { path = "unseen/issue/web" }`,
-		says: []string{`secret "web": read unseen/issue/web: permission denied; issue/ and sign/ of a pki or ssh engine take parameters: give the secret params. With them a policy of the task's token needs: path "unseen/issue/web" { capabilities = ["update"] }`}},
+	{name: "issue-without-params-unlisted", asks: true, config: `secret "web" { path = "unlisted/issue/web" }`,
+		says: []string{`secret "web": read unlisted/issue/web: permission denied; issue/ and sign/ of a pki or ssh engine take parameters: give the secret params. With them a policy of the task's token needs: path "unlisted/issue/web" { capabilities = ["update"] }`}},
 	{name: "unknown-role", asks: true, config: `
 	role = "refuse-nobody"
 	secret "app" { path = "refuse/app" }`,

@@ -134,16 +134,16 @@ func (e request) policy() string {
 	before, capabilities := "", e.capabilities
 	if typo := e.mistyped(); typo != "" {
 		before = typo + " If not, "
-		if !e.mount.known() && e.mount.unseen.instead == "" && lacksParams(e.path, e.writes()) {
+		if !e.mount.known() && e.mount.unlisted.instead == "" && lacksParams(e.path, e.writes()) {
 			before, capabilities = typo+" With them ", `"update"`
 		}
-	} else if e.mount.unseen.listed {
+	} else if e.mount.unlisted.listed {
 		before = "this token sees no secrets engine there. If there is one, "
 	}
 	text := before + "a policy of the task's token needs: " + pathStanza(e.path, capabilities)
 	// Without any right on a mount its type is unknown: on KV version 2 the path is another.
 	first, rest, ok := strings.Cut(e.path, "/")
-	if ok && !e.mount.known() && !e.writes() && !strings.HasPrefix(rest, "data/") && !(e.mount.unseen.instead != "" && givesCredentials(e.path)) {
+	if ok && !e.mount.known() && !e.writes() && !strings.HasPrefix(rest, "data/") && !(e.mount.unlisted.instead != "" && givesCredentials(e.path)) {
 		text += " (if " + first + "/ is a KV version 2: " + pathStanza(first+"/data/"+rest, e.capabilities) + ")"
 	}
 	return text
@@ -158,8 +158,8 @@ func (e request) mistyped() string {
 	switch {
 	case e.capabilities == "", secrets.IsServersOwn(first):
 		return ""
-	case e.mount.unseen.instead != "":
-		return e.mount.unseen.describe(e.path)
+	case e.mount.unlisted.instead != "":
+		return e.mount.unlisted.describe(e.path)
 	}
 	return mistyped(e.mount, e.path, e.writes())
 }

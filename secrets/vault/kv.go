@@ -31,7 +31,7 @@ func (v *Client) Read(ctx context.Context, tok secrets.Token, req secrets.Reques
 	c, err := route(tok, req, m, refused)
 	// What the operator's own token sees elsewhere is not for a job's events.
 	if refused && !req.Mounted && secrets.KindOf(err) == secrets.Refused {
-		m.unseen = v.lookForMount(ctx, tok, req.Namespace, path)
+		m.unlisted = v.lookForMount(ctx, tok, req.Namespace, path)
 		_, err = route(tok, req, m, refused)
 	}
 	if err != nil {
@@ -69,7 +69,7 @@ func (v *Client) Read(ctx context.Context, tok secrets.Token, req secrets.Reques
 	}
 	if !r.ok() {
 		if !m.known() && (r.status == http.StatusForbidden || r.status == http.StatusNotFound) {
-			c.mount.unseen = v.lookForMount(ctx, tok, req.Namespace, path)
+			c.mount.unlisted = v.lookForMount(ctx, tok, req.Namespace, path)
 		}
 		return secrets.Answer{}, c.refusal(r)
 	}

@@ -74,7 +74,7 @@ func TestMistyped(t *testing.T) {
 func TestRefusalOfMistypedPath(t *testing.T) {
 	const read, write = `"read"`, `"create", "update"`
 	database, pki := mount{path: "database/", typ: "database"}, mount{path: "pki/", typ: "pki"}
-	like := mount{unseen: unseen{listed: true, instead: "database/"}}
+	like := mount{unlisted: unlisted{listed: true, instead: "database/"}}
 	for _, tc := range []struct {
 		path, capabilities string
 		m                  mount
@@ -89,7 +89,7 @@ func TestRefusalOfMistypedPath(t *testing.T) {
 		{"pki/issue/web", read, mount{}, 403, `read: permission denied; issue/ and sign/ of a pki or ssh engine take parameters: give the secret params. With them a policy of the task's token needs: path "pki/issue/web" { capabilities = ["update"] } (if pki/ is a KV version 2: path "pki/data/issue/web" { capabilities = ["read"] })`},
 		{"databse/creds/app", read, like, 403, `read: permission denied; this token sees no secrets engine at "databse/": is it mistyped for "database/"? If not, a policy of the task's token needs: path "databse/creds/app" { capabilities = ["read"] }`},
 		{"databse/creds/app", read, like, 404, `read: nothing is there; this token sees no secrets engine at "databse/": is it mistyped for "database/"?`},
-		{"team/app", read, mount{unseen: unseen{listed: true}}, 403, `read: permission denied; this token sees no secrets engine there. If there is one, a policy of the task's token needs: path "team/app" { capabilities = ["read"] } (if team/ is a KV version 2: path "team/data/app" { capabilities = ["read"] })`},
+		{"team/app", read, mount{unlisted: unlisted{listed: true}}, 403, `read: permission denied; this token sees no secrets engine there. If there is one, a policy of the task's token needs: path "team/app" { capabilities = ["read"] } (if team/ is a KV version 2: path "team/data/app" { capabilities = ["read"] })`},
 		{"team/app", read, mount{}, 403, `read: permission denied; a policy of the task's token needs: path "team/app" { capabilities = ["read"] } (if team/ is a KV version 2: path "team/data/app" { capabilities = ["read"] })`},
 		{"sys/leases/renew", `"update"`, mount{}, 403, `read: permission denied; a policy of the task's token needs: path "sys/leases/renew" { capabilities = ["update"] }`},
 		{"auth/token/renew-self", "", mount{}, 404, `read: nothing is there`},

@@ -18,7 +18,7 @@ type mount struct {
 	v2   bool // KV version 2
 	at   time.Time
 
-	unseen unseen // of the zero mount, once a request was refused for it
+	unlisted unlisted // of the zero mount, once a request was refused for it
 }
 
 func (m mount) known() bool { return m.typ != "" }

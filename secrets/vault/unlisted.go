@@ -9,31 +9,31 @@ import (
 	"github.com/nomad-driver-secrets/nomad-driver-secrets/secrets"
 )
 
-// unseen is what the list of the mounts that a token sees tells of a path on none of them. The zero unseen is that of a list that
+// unlisted is what the list of the mounts that a token sees tells of a path on none of them. The zero unlisted is that of a list that
 // was not had: nothing is said then.
-type unseen struct {
+type unlisted struct {
 	listed  bool
 	instead string // the path of the mount that is likely meant; empty: none is like it
 }
 
 // describe says which mount is likely meant.
-func (u unseen) describe(path string) string {
+func (u unlisted) describe(path string) string {
 	typed := firstOf(path, strings.Count(u.instead, "/"))
 	return fmt.Sprintf("this token sees no secrets engine at %q: is it mistyped for %q?", typed, u.instead)
 }
 
 // lookForMount asks for the mounts that a token sees, since it sees none that path is on. To explain an error is not worth one more:
 // a list that is refused, or not answered, tells nothing.
-func (v *Client) lookForMount(ctx context.Context, tok secrets.Token, namespace, path string) unseen {
+func (v *Client) lookForMount(ctx context.Context, tok secrets.Token, namespace, path string) unlisted {
 	r, err := v.do(ctx, call{request: request{operation: "look for an engine like " + path, token: tok.Value, namespace: namespace, path: "sys/internal/ui/mounts"}})
 	if err != nil || !r.ok() {
-		return unseen{}
+		return unlisted{}
 	}
 	mounts, err := parseMounts(r)
 	if err != nil || mountAt(mounts, path+"/").known() {
-		return unseen{}
+		return unlisted{}
 	}
-	return unseen{listed: true, instead: mountLike(mounts, path)}
+	return unlisted{listed: true, instead: mountLike(mounts, path)}
 }
 
 // SeenInstead says which engine that a token sees a path is likely meant to be on, if it sees none there; empty: none is like it, or
