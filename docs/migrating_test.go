@@ -24,7 +24,8 @@ var (
 	hclBlock = regexp.MustCompile("(?s)```hcl\n(.*?)```")
 )
 
-// Each idiom of docs/migrating.md is a job that Nomad parses, before and after; and what stands after is taken by the driver.
+// Each idiom of docs/migrating.md is a job that Nomad parses, before and after; and what stands after is taken by the driver. That both give a
+// task the same is shown where it runs (TestMigratingIdiomsAreTheSame).
 func TestMigratingIdioms(t *testing.T) {
 	text := read(t, "migrating.md")
 	idioms := idiom.FindAllStringSubmatch(text, -1)
