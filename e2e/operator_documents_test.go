@@ -28,22 +28,23 @@ type documents struct {
 }
 
 // The documents' commands work, those that say so also when they are given again: on a laptop with Nomad alone; and on a node of a
-// cluster with Vault, from the first trust to the operator's commands.
+// cluster with Vault, from the first trust to the operator's commands and the plugin's removal; then beside the built-in drivers.
 func TestDocuments(t *testing.T) {
 	t.Parallel()
-	for name, setUps := range map[string][]string{
-		"laptop": {"laptop"},
-		"node":   {"trust", "production", "vault", "openbao", "operator"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			d := newDocuments(t, name)
-			if name == "node" {
-				d.cluster()
-			}
-			d.run(setUps...)
-		})
-	}
+	t.Run("laptop", func(t *testing.T) {
+		t.Parallel()
+		newDocuments(t, "laptop").run("laptop")
+	})
+	t.Run("node", func(t *testing.T) {
+		t.Parallel()
+		d := newDocuments(t, "node")
+		d.cluster()
+		d.run("trust", "production", "vault", "openbao", "operator")
+		d.stopJobs() // as "Back" says
+		d.run("back")
+		d.removed()
+		d.run("beside")
+	})
 }
 
 func newDocuments(t *testing.T, name string) *documents {
@@ -84,7 +85,7 @@ func (d *documents) makeRoot() {
 	}
 	require.NoError(d.T, os.Symlink(filepath.Join(repoRoot(d.T), "jobs"), d.path("root/jobs")))
 	require.NoError(d.T, os.Link(d.Agent.PluginFile("docker"), d.path("root/bin/nomad-driver-secrets")))
-	for _, name := range []string{"laptop.hcl", "production.hcl"} {
+	for _, name := range []string{"laptop.hcl", "production.hcl", "beside.hcl"} {
 		config, err := os.ReadFile(filepath.Join(repoRoot(d.T), "docs/install", name))
 		require.NoError(d.T, err)
 		require.NoError(d.T, os.WriteFile(d.path("root/docs/install/"+name), []byte(d.here(string(config))), 0o600))
@@ -99,8 +100,11 @@ var (
 // here is a text of the documents with the paths and the server of this test. The Docker engine is shared with other tests.
 func (d *documents) here(text string) string {
 	text = strings.NewReplacer("/opt/nomad", d.path("opt/nomad"), "/usr/local/bin", d.path("usr/local/bin"), "/etc/nomad.d", d.path("etc/nomad.d"),
-		"https://vault.example.com:8200", "http://127.0.0.1:8200").Replace(text)
+		"/run/nomad-driver-secrets", d.path("run"), "https://vault.example.com:8200", "http://127.0.0.1:8200").Replace(text)
 	text = secretsBlock.ReplaceAllString(text, "secrets {\n      state_dir = \""+d.path("run")+"\"\n$1")
+	if strings.Contains(text, "dangling_containers") { // as for the built-in driver beside ours
+		return text
+	}
 	return dockerBlock.ReplaceAllString(text, "$0    gc {\n      image = false\n      dangling_containers {\n        enabled = false\n      }\n    }\n")
 }
 
@@ -141,6 +145,22 @@ func (d *documents) cluster() {
 	})
 	d.until("vault status", "")
 	d.until("nomad operator api /.well-known/jwks.json", "kid")
+}
+
+// stopJobs stops all jobs, and waits until no task has secrets.
+func (d *documents) stopJobs() {
+	d.T.Helper()
+	_, err := d.bash(`nomad job status | awk 'NR > 1 { print $1 }' | while read -r job; do nomad job stop -detach "$job"; done`)
+	require.NoError(d.T, err)
+	d.until(`shown=$(nomad-driver-secrets status); ! grep ALLOC <<<"$shown"`, "")
+}
+
+// removed waits until the node has the built-in drivers, and nothing of ours.
+func (d *documents) removed() {
+	d.T.Helper()
+	d.until(`shown=$(nomad node status -self -verbose); grep '^driver.docker ' <<<"$shown"; ! grep 'driver\..*\.secrets' <<<"$shown"`, "")
+	_, err := d.bash("! grep " + d.path("run") + " /proc/self/mounts")
+	require.NoError(d.T, err)
 }
 
 func (d *documents) command(script string) *exec.Cmd {

@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -90,25 +89,4 @@ func TestPolicyNeedsToken(t *testing.T) {
 	status, _, stderr = run(t, "", "policy", example)
 	must.Eq(t, 1, status)
 	must.StrContains(t, stderr, "look up the mount of database/creds/app: no answer")
-}
-
-// The commands about jobs of docs/operate.md are run as they are, but for pipes from a nomad and to a vault.
-func TestPageCommands(t *testing.T) {
-	t.Setenv("VAULT_ADDR", "")
-	t.Chdir("../..")
-	page, err := os.ReadFile("docs/operate.md")
-	must.NoError(t, err)
-	commands := regexp.MustCompile(`(?m)^(?:nomad job run -output (\S+) \| )?nomad-driver-secrets ((?:check|policy) [^|\n]*)`).FindAllStringSubmatch(string(page), -1)
-	must.GreaterEq(t, 5, len(commands))
-	for _, m := range commands {
-		stdin := ""
-		if m[1] != "" { // what nomad would make of it is another form of the same
-			src, err := os.ReadFile(m[1])
-			must.NoError(t, err)
-			stdin = string(src)
-		}
-		status, stdout, stderr := run(t, stdin, strings.Fields(m[2])...)
-		must.Eq(t, 0, status, must.Sprint(m[2], stdout, stderr))
-		must.NotEq(t, "", stdout)
-	}
 }

@@ -43,7 +43,11 @@ func (l *Lab) SetUpExamples() (need ExampleServers, readme, run string) {
 	require.True(l.T, found)
 	setUp, run, found = strings.Cut(setUp, "## Run one")
 	require.True(l.T, found)
-	l.Shell(strings.Join(shellBlocks(setUp), "\n"),
+	var twice strings.Builder // the page says that each command may be given again
+	for _, block := range shellBlocks(setUp) {
+		twice.WriteString(block + block)
+	}
+	l.Shell(twice.String(),
 		"AWS_ADMIN="+need.AWS.Root.ID, "AWS_ADMIN_SECRET="+need.AWS.Root.Secret, "AWS_ACCOUNT="+awsfake.Account, "AWS_ENDPOINT="+need.AWS.URL,
 		"PG_ADDR="+need.Postgres.Addr, "PG_ADMIN="+need.Postgres.AdminUser, "PG_ADMIN_PASSWORD="+need.Postgres.AdminPass, "PG_REPORTS="+reports,
 		"MQ_API="+need.RabbitMQ.Management, "MQ_ADMIN="+need.RabbitMQ.AdminUser, "MQ_ADMIN_PASSWORD="+need.RabbitMQ.AdminPass)
