@@ -128,7 +128,7 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 // to stay overloaded, and one that waited for something behind it is, too.
 func (p *pace) follow(now time.Time) {
 	least, own, n := p.recent.fastest(now)
-	if waited := p.underWay.waited(now, p.quick); waited >= p.long() && waited > least {
+	if waited := p.waited(now); waited > least {
 		least, own, n = waited, true, recentFew // what was answered is older than that
 	}
 	p.overloaded = least >= p.long() && (own && n >= recentFew || p.overloaded)
@@ -143,6 +143,15 @@ func (p *pace) follow(now time.Time) {
 	default:
 		p.decrease(now)
 	}
+}
+
+// waited is how long some requests have been waiting at the least, whose wait tells of an overload; zero: none does. A machine that is
+// busy for a moment has requests wait, too: so it takes longAt, where answers tell at overloadedAt.
+func (p *pace) waited(now time.Time) time.Duration {
+	if waited := p.underWay.waited(now, p.quick); waited >= max(longAt, p.long()) {
+		return waited
+	}
+	return 0
 }
 
 // note takes in how long an answer takes, or a time-out. Where that is less than when the last request went, the next waits no
@@ -252,7 +261,7 @@ func (p *pace) wait(now, ends time.Time, live bool) time.Duration {
 // sent notes that a request goes. Between requests a random part of the gap is added or left out, so that the nodes of a
 // fleet, which see a server come back at one moment, do not go in step.
 func (p *pace) sent(now time.Time, r float64) {
-	if p.underWay.waited(now, p.quick) >= p.long() {
+	if p.waited(now) > 0 {
 		p.follow(now)
 	}
 	if !p.reduced(now) {

@@ -224,9 +224,9 @@ func TestPaceUnderWay(t *testing.T) {
 		want bool
 	}{
 		{"few", recentFew - 1, time.Minute, 0, false},
-		{"for a moment", recentFew, overloadedAt / 2, 0, false},
-		{"long", recentFew, overloadedAt, 0, true},
-		{"many", 50, overloadedAt, 0, true},
+		{"for a moment", recentFew, longAt / 2, 0, false},
+		{"long", recentFew, longAt, 0, true},
+		{"many", 50, longAt, 0, true},
 		{"beside what is answered", 50, time.Minute, time.Second, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
