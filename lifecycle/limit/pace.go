@@ -24,6 +24,9 @@ const (
 	// least.
 	longAt  = time.Second
 	longest = 20 * time.Second
+	// silentAfter: a server that has answered nothing for that long may hang, and is asked as it was. To ask it ever less would only
+	// have tasks learn later of it.
+	silentAfter = 2 * time.Second
 	// distanceFactor: a server that is far away has not too much to do before it takes so many times what it has ever taken. No
 	// server is farther than farthest: else one that was overloaded from the first would count as far.
 	distanceFactor = 2
@@ -68,7 +71,7 @@ type pace struct {
 	away       bool
 	back       bool // it was away, and has answered well since: that alone is why it is asked less
 	overloaded bool
-	latency    time.Duration // what its fastest answer takes, or the last time-out while it is away; zero: less than longAt
+	latency    time.Duration // what its fastest answer takes; zero: less than longAt, or it answers nothing at all
 	misses     int           // requests in a row without an answer
 	answered   time.Time     // when the last answer came
 	decreased  time.Time
@@ -100,7 +103,7 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 		if p.misses >= awayMisses && now.Sub(p.answered) >= awayAfter {
 			p.away, p.back, p.overloaded, p.rate = true, false, false, p.least()
 			p.grown = now
-			p.note(now, now.Sub(a.Sent))
+			p.note(now, 0)
 			p.recent = recent{}
 		}
 	case Limited:
@@ -127,6 +130,9 @@ func (p *pace) heard(now time.Time, a Answer, r float64) {
 // follow slows down by what the last answers took. A server that is asked little answers little: one answer is enough for it
 // to stay overloaded, and one that waited for something behind it is, too.
 func (p *pace) follow(now time.Time) {
+	if now.Sub(p.answered) > silentAfter {
+		return
+	}
 	least, own, n := p.recent.fastest(now)
 	if waited := p.waited(now); waited > least {
 		least, own, n = waited, true, recentFew // what was answered is older than that
@@ -154,7 +160,7 @@ func (p *pace) waited(now time.Time) time.Duration {
 	return 0
 }
 
-// note takes in how long an answer takes, or a time-out. Where that is less than when the last request went, the next waits no
+// note takes in how long an answer takes. Where that is less than when the last request went, the next waits no
 // longer than if the last had gone just now.
 func (p *pace) note(now time.Time, latency time.Duration) {
 	p.latency = 0
@@ -213,7 +219,7 @@ func (p *pace) answer(now time.Time) {
 	if soon := now.Add(gapOf(p.full, 0)); p.away && p.nextUrgent.After(soon) {
 		p.nextUrgent = soon
 	}
-	silent := p.overloaded && now.Sub(p.answered) > recentAge // it was waited for in vain
+	silent := p.overloaded && now.Sub(p.answered) > silentAfter // it was waited for in vain
 	p.back = p.back || p.away || silent
 	p.misses, p.away, p.answered = 0, false, now
 }

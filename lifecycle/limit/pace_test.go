@@ -174,8 +174,9 @@ func TestPaceLatency(t *testing.T) {
 		{"overloaded", Answer{Took: time.Second, Own: true}, 2, 2},
 		{"sunk", Answer{Took: 2 * time.Second, Own: true}, underWay / 2., 2},
 		{"deeper", Answer{Took: 8 * time.Second, Own: true}, underWay / 8., 2},
-		{"time-outs", Answer{Result: Unavailable, Took: 10 * time.Second}, underWay / 10., 2},
-		{"time-outs of minutes", Answer{Result: Unavailable, Took: time.Hour}, underWay / 20., 2},
+		{"takes minutes", Answer{Took: time.Hour, Own: true}, underWay / 20., 2},
+		{"answers nothing", Answer{Result: Overdue, Took: 10 * time.Second, Own: true}, full, full},
+		{"time-outs", Answer{Result: Unavailable, Took: 10 * time.Second}, 2, 2},
 		{"away", Answer{Result: Unavailable}, 2, 2},
 		{"of an engine", Answer{Took: 8 * time.Second}, full, full},
 	} {
@@ -197,6 +198,23 @@ func TestPaceLatency(t *testing.T) {
 			require.LessOrEqual(t, p.wait(now, now.Add(urgentWithin), false).Seconds(), 1./(full/urgentShare))
 		})
 	}
+}
+
+// A server that was slow and then answers nothing for a while is asked as before, and is back once it answers.
+func TestPaceSilent(t *testing.T) {
+	p, now := newPace(20), epoch
+	for range recentFew {
+		p.heard(now, Answer{Sent: now, Took: time.Second, Own: true}, 0)
+	}
+	rate := p.current()
+	now = now.Add(silentAfter + time.Second)
+	for range recentAnswers {
+		p.heard(now, Answer{Result: Overdue, Sent: epoch, Took: 10 * time.Second, Own: true}, 0)
+	}
+	require.InDelta(t, rate, p.current(), 0.01)
+	require.False(t, p.back)
+	p.heard(now, Answer{Sent: now, Took: time.Millisecond, Own: true}, 0)
+	require.True(t, p.back)
 }
 
 // One that is asked little answers little, and is overloaded all the same.
@@ -263,7 +281,6 @@ func TestPaceLive(t *testing.T) {
 		want   int // looks in two seconds
 	}{
 		{"back", Answer{Result: Unavailable}, Answer{Took: 5 * time.Millisecond, Own: true}, 40},
-		{"back after it was waited for in vain", Answer{Result: Overdue, Took: 10 * time.Second, Own: true}, Answer{Took: 5 * time.Millisecond, Own: true}, 40},
 		{"back with too much to do", Answer{Result: Unavailable}, Answer{Took: time.Second, Own: true}, 4},
 		{"back with a limit", Answer{Result: Unavailable}, Answer{Result: Limited}, 4},
 		{"too much to do", Answer{Own: true}, Answer{Took: 3 * time.Second, Own: true}, 1},
