@@ -139,7 +139,8 @@ func (d *documents) cluster() {
 	_, err := d.bash("systemctl restart nomad")
 	require.NoError(d.T, err)
 	d.T.Cleanup(func() {
-		stop := exec.Command("sh", "-c", "kill -INT $(cat agent.pid); while [ -e /proc/$(cat agent.pid)/exe ]; do sleep 0.1; done")
+		// Again and again: one that has just been started ignores it, as a shell's background process does.
+		stop := exec.Command("sh", "-c", "p=$(cat agent.pid); while [ -e /proc/$p/exe ]; do kill -INT $p; sleep 1; done")
 		stop.Dir = d.path("root")
 		_ = stop.Run()
 	})
