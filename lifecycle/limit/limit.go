@@ -22,8 +22,8 @@ const (
 // those in the background (polls, renewals, lease checks) to a rate, those in the foreground (starts,
 // revocations) to a number at once. Safe for concurrent use.
 //
-// How many background requests are under way is bounded by the rate and their timeouts alone: one that the
-// server does not answer holds up nobody, not even its own tenant, whose other credentials may live elsewhere.
+// How many background requests are under way is bounded by the rate, which falls as answers take longer, and by their timeouts: one
+// that the server does not answer holds up nobody, not even its own tenant, whose other credentials may live elsewhere.
 type Limiter struct {
 	rate   float64       // background requests a second
 	gap    time.Duration // between two of them

@@ -42,8 +42,8 @@ type Result int
 const (
 	Answered    Result = iota // with whatever it was
 	Limited                   // the server answers, and wants fewer requests: 429
-	Unavailable               // no connection, or sealed
-	Overdue                   // no answer in all the time that Took says
+	Unavailable               // no connection, no answer, or sealed
+	Overdue                   // no answer in all the time that its asker had, which Took says
 )
 
 // Answer is what a request tells of its server as a whole.

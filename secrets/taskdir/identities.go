@@ -65,18 +65,14 @@ func identitiesIn(taskDir, sub string, left *int, owners []int) (found []Identit
 	return found
 }
 
-// readRegular reads a file that may be anything: it is opened for reading only once it is known to be a regular one, for to open a
-// device may be to act on it.
+// readRegular reads a file that may be anything.
 func readRegular(dir *os.File, name string, owners []int) (secrets.Value, error) {
 	file, err := beneath.Open(dir, name, unix.O_PATH)
 	if err != nil {
 		return secrets.Value{}, err
 	}
 	defer file.Close()
-	if _, err := checkPrivate(file, owners); err != nil {
-		return secrets.Value{}, err
-	}
-	same, err := os.Open(beneath.PathOf(file))
+	same, err := openRegular(file, owners)
 	if err != nil {
 		return secrets.Value{}, err
 	}

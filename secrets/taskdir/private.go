@@ -48,13 +48,30 @@ func HardenPrivate(taskDir string) error {
 // root or one of owners (Nomad gives an identity's JWT to the task's user). White space around the
 // content is no part of it. A file that is missing, or has nothing in it yet, is NotFound.
 func ReadPrivate(taskDir, rel string, owners ...int) (secrets.Value, error) {
-	// Without O_NONBLOCK a FIFO, which is refused later, would be waited for.
-	f, err := beneath.OpenIn(taskDir, rel, unix.O_RDONLY|unix.O_NONBLOCK)
+	at, err := beneath.OpenIn(taskDir, rel, unix.O_PATH)
 	if err != nil {
 		return secrets.Value{}, pathError("read", err)
 	}
+	defer at.Close()
+	f, err := openRegular(at, owners)
+	if err != nil {
+		return secrets.Value{}, err
+	}
 	defer f.Close()
 	return readStable(f, owners, time.Now, func() { time.Sleep(stableFor) })
+}
+
+// openRegular opens for reading what at, an O_PATH file, is: once it is known to be a regular file that may be believed, for to open
+// a device may be to act on it.
+func openRegular(at *os.File, owners []int) (*os.File, error) {
+	if _, err := checkPrivate(at, owners); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(beneath.PathOf(at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, secrets.Errorf(secrets.Outage, "read %s: %w", at.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), at.Name()), nil
 }
 
 // readStable reads a file that Nomad may be writing; pause waits for it.

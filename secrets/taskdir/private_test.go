@@ -175,3 +175,11 @@ func wantKind(t *testing.T, err error, kind secrets.ErrorKind, parts ...string) 
 		must.StrContains(t, err.Error(), part)
 	}
 }
+
+// A device is not opened: that alone may do something. This one has no driver, so that to open it is an error of its own.
+func TestReadPrivateOpensNoDevice(t *testing.T) {
+	task := t.TempDir()
+	must.NoError(t, unix.Mknod(filepath.Join(task, "jwt"), unix.S_IFCHR|0o600, int(unix.Mkdev(240, 240))))
+	_, err := ReadPrivate(task, "jwt")
+	must.ErrorContains(t, err, "not a regular file")
+}
