@@ -65,7 +65,7 @@ func TestOrphanedPlugin(t *testing.T) {
 	require.Equal(t, 1, status)
 	require.Contains(t, stdout, fmt.Sprintf("raw_exec (process %d): no agent is connected to it", orphans["raw_exec"]))
 	require.NotContains(t, stdout, fmt.Sprintf("process %d)", fresh.PID))
-	require.Contains(t, stdout, fmt.Sprintf("Process %d serves raw_exec for this node's agent, so none takes this one over: end it, after its tasks (kill %d).",
+	require.Contains(t, stdout, fmt.Sprintf("Process %d serves raw_exec for this node's agent, which will not take this one over. End this one once its tasks have ended (kill %d).",
 		fresh.PID, orphans["raw_exec"]))
 
 	// Both answer, each for its own task.

@@ -140,7 +140,7 @@ func TestStatusOfAnOrphan(t *testing.T) {
 		return shown(0, orphan, r)
 	}
 	must.StrContains(t, other(func(*control.Report) {}), "docker (process 41): no agent is connected to it, since "+clock(orphan.AgentGone)+
-		". Process 42 serves docker for this node's agent, so none takes this one over: end it, after its tasks (kill 41).")
+		". Process 42 serves docker for this node's agent, which will not take this one over. End this one once its tasks have ended (kill 41).")
 	for name, change := range map[string]func(r *control.Report){
 		"another driver": func(r *control.Report) { r.Driver = "raw_exec" },
 		"no agent":       func(r *control.Report) { r.AgentGone = noon },

@@ -186,7 +186,7 @@ func (v *statusView) noteTrouble(r control.Report, all []control.Report) {
 func withoutAgent(r control.Report, all []control.Report) string {
 	for _, other := range all {
 		if other.PID != r.PID && other.Driver == r.Driver && other.Version != "" && other.AgentGone.IsZero() {
-			return fmt.Sprintf("Process %d serves %s for this node's agent, so none takes this one over: end it, after its tasks (kill %d).", other.PID, r.Driver, r.PID)
+			return fmt.Sprintf("Process %d serves %s for this node's agent, which will not take this one over. End this one once its tasks have ended (kill %d).", other.PID, r.Driver, r.PID)
 		}
 	}
 	return "An agent that starts again takes it over."

@@ -123,7 +123,7 @@ func pluginOn(t *testing.T, engine *client.Client, endpoint string, more ...map[
 	}
 	var config []byte
 	must.NoError(t, base.MsgPackEncode(&config, options))
-	must.NoError(t, a.SetConfig(&base.Config{PluginConfig: config, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}))
+	configure(t, a, config)
 	a.events, err = a.TaskEvents(t.Context())
 	must.NoError(t, err)
 	return a

@@ -26,8 +26,8 @@ func nodes(variable string, otherwise int) int {
 
 // onThisMachine is a fleet that two cores can carry together with its Vault: ten nodes with all options at their defaults and leases of a
 // minute, which are renewed as often in a minute as leases of an hour in an hour. A larger one polls and checks as docs/fleet.md
-// advises, has leases of ten minutes, and waits longer for what such a Vault gives all of its tasks at once. The largest polls and renews
-// more rarely still: what its polls and checks take of Vault is no more than such a machine has.
+// advises, has leases of ten minutes, and waits longer for what such a Vault gives all of its tasks at once. The largest polls and checks
+// more rarely still, and has leases of an hour: what it takes of Vault is no more than such a machine has, and nothing is to be renewed while it starts.
 func onThisMachine(nodes int) shape {
 	if nodes <= 10 {
 		return shape{
@@ -40,7 +40,7 @@ func onThisMachine(nodes int) shape {
 		leaseTTL: 10 * time.Minute, runs: 2 * time.Minute, away: 12 * time.Second,
 	}
 	if nodes > 500 {
-		s.poll, s.leaseTTL = 5*time.Minute, 20*time.Minute
+		s.poll, s.check, s.leaseTTL = 5*time.Minute, 10*time.Minute, time.Hour
 	}
 	return s
 }
