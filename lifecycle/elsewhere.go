@@ -13,9 +13,6 @@ import (
 // maxElsewhere bounds what an error names of a directory that the task can write to.
 const maxElsewhere = 3
 
-// nomadAudience is of a task's default identity, which is for Nomad alone.
-const nomadAudience = "nomadproject.io"
-
 // identityElsewhere says which identities a task has that is to have one at jwt and has not, and what to write; empty: it has none.
 func (k *Keeper) identityElsewhere(st Start, jwt string) string {
 	if jwt == "" {
@@ -24,8 +21,8 @@ func (k *Keeper) identityElsewhere(st Start, jwt string) string {
 	var fit, others []string
 	add := func(name, where string, audience []string) {
 		switch described := describeIdentity(where, audience); {
-		case slices.Contains(audience, nomadAudience):
-		case strings.Contains(strings.ToLower(name+" "+strings.Join(audience, " ")), "vault"):
+		case slices.Contains(audience, secrets.NomadAudience):
+		case secrets.IdentityForVault(name, audience):
 			fit = append(fit, described)
 		default:
 			others = append(others, described)

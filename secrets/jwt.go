@@ -19,6 +19,14 @@ func JWTExpiry(jwt Value) time.Time {
 	return time.Unix(int64(claims.Exp), 0)
 }
 
+// NomadAudience is whom a task's default identity is for: Nomad alone.
+const NomadAudience = "nomadproject.io"
+
+// IdentityForVault says whether an identity is for Vault, by its name and audience: a guess, for messages.
+func IdentityForVault(name string, audience []string) bool {
+	return strings.Contains(strings.ToLower(name+" "+strings.Join(audience, " ")), "vault")
+}
+
 // JWTAudience is whom a JWT says it is for (`aud`); false: it is no JWT. Nothing is verified.
 func JWTAudience(jwt Value) ([]string, bool) {
 	var claims struct {

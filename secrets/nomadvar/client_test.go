@@ -186,7 +186,7 @@ func TestIdentify(t *testing.T) {
 	write("vault.jwt", jwt("vault.io"))
 	_, err = Identify(DefaultFile, task)
 	must.ErrorContains(t, err, "with: add to the task")
-	write("private/other.jwt", jwt(Audience))
+	write("private/other.jwt", jwt(secrets.NomadAudience))
 	_, err = Identify(DefaultFile, task)
 	must.ErrorContains(t, err, `task "web" has no identity to read Nomad Variables with at private/nomad.jwt: there is one at "private/other.jwt": give its identity block filepath = "private/nomad.jwt"`)
 }

@@ -17,8 +17,6 @@ const (
 	TokenEnv = "NOMAD_TOKEN"
 	// DefaultFile is where the plugin looks first, and where no container sees the file.
 	DefaultFile = "private/nomad.jwt"
-	// Audience is of a task's default identity, which is for Nomad alone.
-	Audience = "nomadproject.io"
 )
 
 // Identity is what a task asks Nomad with.
@@ -46,7 +44,7 @@ func Identify(file string, task secrets.Task) (Identity, error) {
 	at := strings.TrimPrefix(file, "./")
 	missing := fmt.Sprintf("task %q has no identity to read Nomad Variables with", task.Name)
 	for _, id := range taskdir.Identities(task.Dir, task.UID) {
-		if slices.Contains(id.Audience, Audience) {
+		if slices.Contains(id.Audience, secrets.NomadAudience) {
 			return Identity{}, secrets.Errorf(secrets.Invalid, "%s at %s: there is one at %q: give its identity block filepath = %q", missing, at, secrets.Cut(id.File, 80), at)
 		}
 	}

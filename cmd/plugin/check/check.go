@@ -179,7 +179,7 @@ func (s *subject) identity() string {
 			}
 			return fmt.Sprintf("identity %q, role %s", id.Name, role)
 		}
-		fits = fits || strings.Contains(strings.ToLower(id.Name+" "+strings.Join(id.Audience, " ")), "vault")
+		fits = fits || secrets.IdentityForVault(id.Name, id.Audience)
 		elsewhere = append(elsewhere, fmt.Sprintf("%q is written to %s", id.Name, cmp.Or(at, "nowhere: file is not true")))
 	}
 	switch {
