@@ -21,6 +21,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/client/allocdir"
+	"github.com/hashicorp/nomad/client/lib/cgroupslib"
 	"github.com/hashicorp/nomad/client/lib/numalib"
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/base"
@@ -103,7 +104,9 @@ func plugin(t *testing.T, config map[string]any) driver.Plugin {
 	must.NoError(t, err)
 	var raw []byte
 	must.NoError(t, base.MsgPackEncode(&raw, config))
-	must.NoError(t, d.SetConfig(&base.Config{PluginConfig: raw, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{Topology: numalib.Scan(numalib.PlatformScanners(false))}}}))
+	topology := numalib.Scan(numalib.PlatformScanners(false))
+	must.NoError(t, cgroupslib.Init(log, topology.UsableCores().String())) // as an agent does at its start, with the same
+	must.NoError(t, d.SetConfig(&base.Config{PluginConfig: raw, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{Topology: topology}}}))
 	t.Cleanup(d.Close)
 	return d
 }
