@@ -207,7 +207,7 @@ func TestPaceSilent(t *testing.T) {
 		p.heard(now, Answer{Sent: now, Took: time.Second, Own: true}, 0)
 	}
 	rate := p.current()
-	now = now.Add(silentAfter + time.Second)
+	now = now.Add(3 * time.Second)
 	for range recentAnswers {
 		p.heard(now, Answer{Result: Overdue, Sent: epoch, Took: 10 * time.Second, Own: true}, 0)
 	}
