@@ -339,7 +339,8 @@ func (m *crashMatrix) points() (all []crashpoint.Point) {
 // died between starting it and telling it what to collect. Nobody knows of it then, under the built-in driver neither; it has no
 // log pipe, no secret and nothing to do.
 func forgottenCollector(p hostProc) bool {
-	return p.args[1] == "docker_logger" && !slices.ContainsFunc(openFiles(p.pid), func(path string) bool { return strings.Contains(path, ".fifo") })
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
+	return p.args[1] == "docker_logger" && strings.Contains(string(status), "\nPPid:\t1\n") && !slices.ContainsFunc(openFiles(p.pid), func(path string) bool { return strings.Contains(path, ".fifo") })
 }
 
 // finish stops all tasks, and looks for what is left.
